@@ -1,0 +1,122 @@
+"""JAX: immutable arrays, compiled by XLA."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from portable_bp._typing import Array, HostArray
+from portable_bp.backend import Backend, extend
+
+from portable_bp_backends._host import native_copy
+
+_WIDE = ("float64", "int64", "uint64", "complex128")
+
+
+class JaxBackend(Backend):
+    """JAX on one device (``jax``, ``jax:gpu``, ``jax:gpu:1``)."""
+
+    name = "jax"
+    modules = ("jax", "jaxlib")
+    priority = 10
+    index_dtype = "int32"
+
+    def __init__(self, device: Any, spec: str) -> None:
+        import jax
+        from jax.scipy.special import erfc
+
+        self._jax = jax
+        kernels: dict[str, Callable[..., Any]] = {"erfc": erfc}
+        self.xp = extend(jax.numpy, lambda group: kernels.get(group.__name__))
+        self.device = device
+        self.spec = spec
+
+    @classmethod
+    def why_not(cls) -> str | None:
+        if importlib.util.find_spec("jax") is None:
+            return "JAX is not installed: pip install jax (CPU) or 'jax[cuda13]' (NVIDIA GPU)"
+        return None
+
+    @classmethod
+    def _found(cls, platform: str) -> tuple[Any, ...]:
+        import jax
+
+        try:
+            return tuple(jax.local_devices(backend=platform))
+        except RuntimeError:  # JAX's answer for a platform it has no plug-in or no device for
+            return ()
+
+    @classmethod
+    def accelerators(cls) -> tuple[str, ...]:
+        if cls.why_not():
+            return ()
+        return tuple(f"jax:gpu:{i}" for i, _ in enumerate(cls._found("gpu")))
+
+    @classmethod
+    def devices(cls) -> tuple[str, ...]:
+        return () if cls.why_not() else (*cls.accelerators(), "jax")
+
+    @classmethod
+    def from_device(cls, device: str) -> Backend:
+        platform, _, number = (device or "cpu").partition(":")
+        platform = {"cuda": "gpu"}.get(platform, platform)
+        if platform not in ("cpu", "gpu", "tpu"):
+            raise ValueError(f"device {device!r} is not one of: {', '.join(cls.devices())}")
+        found = cls._found(platform)
+        index = int(number) if number.isdigit() else 0 if not number else -1
+        if not found and platform == "gpu":
+            raise ValueError("this JAX finds no GPU; pip install 'jax[cuda13]' or 'jax[cuda12]'")
+        if not 0 <= index < len(found):
+            raise ValueError(
+                f"there is no device {device!r}; this machine has: {', '.join(cls.devices())}"
+            )
+        plain = platform == "cpu" and index == 0
+        return cls(found[index], "jax" if plain else f"jax:{platform}:{index}")
+
+    @classmethod
+    def of(cls, array: Any) -> str:
+        # A value inside jax.jit has no device of its own.
+        device = next(iter(array.devices()), None) if hasattr(array, "devices") else None
+        if device is None or (device.platform == "cpu" and device.id == 0):
+            return "jax"
+        platform = {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
+        return f"jax:{platform}:{device.local_hardware_id or 0}"
+
+    def dtype(self, name: str) -> Any:
+        if str(name) in _WIDE and not self._jax.config.jax_enable_x64:
+            raise TypeError(
+                f"JAX would silently turn {name} into {str(name).replace('64', '32')}: enable it "
+                "with jax.config.update('jax_enable_x64', True) before any computation, or ask "
+                "for the 32-bit type"
+            )
+        return super().dtype(name)
+
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        if isinstance(values, self._jax.Array):
+            dtype = dtype or str(values.dtype)
+            converted = self.xp.astype(values, self.dtype(dtype), copy=True)
+            on_device: Array = self._jax.device_put(converted, self.device)
+            return on_device
+        # The copy becomes JAX's own memory: it may read the buffer after this call returned.
+        host = native_copy(values, dtype)
+        self.dtype(host.dtype.name)
+        array: Array = self._jax.device_put(host, self.device)
+        return array
+
+    def to_numpy(self, array: Any) -> HostArray:
+        return np.array(array, copy=True)
+
+    def copy(self, array: Any) -> Array:
+        copy: Array = self.xp.array(array, copy=True)
+        return copy
+
+    def scope(self) -> AbstractContextManager[Any]:
+        # JAX's own default for float32 is TF32 or bfloat16 on accelerators.
+        precise: AbstractContextManager[Any] = self._jax.default_matmul_precision("highest")
+        return precise
+
+    def synchronize(self) -> None:
+        self._jax.effects_barrier()

@@ -1,0 +1,59 @@
+"""NumPy: arrays in the host's own memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import array_api_compat.numpy
+from portable_bp._typing import Array, HostArray
+from portable_bp.backend import Backend, extend
+
+from portable_bp_backends._host import native_copy
+
+
+@cache
+def _kernels() -> dict[str, Callable[..., Any]]:
+    try:
+        from scipy.special import erfc
+    except ImportError:
+        return {}
+    return {"erfc": erfc}
+
+
+class NumpyBackend(Backend):
+    """The reference: the CPU, with NumPy alone."""
+
+    name = "numpy"
+    modules = ("numpy",)
+    spec = "numpy"
+    device = "cpu"
+    xp = extend(array_api_compat.numpy, lambda group: _kernels().get(group.__name__))
+
+    @classmethod
+    def why_not(cls) -> str | None:
+        return None
+
+    @classmethod
+    def devices(cls) -> tuple[str, ...]:
+        return ("numpy",)
+
+    @classmethod
+    def from_device(cls, device: str) -> Backend:
+        if device not in ("", "cpu"):
+            raise ValueError(f"NumPy has one device, 'cpu'; got {device!r}")
+        return cls()
+
+    @classmethod
+    def of(cls, array: Any) -> str:
+        return "numpy"
+
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        return native_copy(values, dtype)
+
+    def to_numpy(self, array: Any) -> HostArray:
+        return native_copy(array)
+
+    def copy(self, array: Any) -> Array:
+        return native_copy(array)

@@ -1,0 +1,113 @@
+"""PyTorch: tensors on the CPU or a CUDA device, without autograd."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from portable_bp._typing import Array, HostArray
+from portable_bp.backend import Backend, extend
+
+from portable_bp_backends._host import native_copy
+
+
+class TorchBackend(Backend):
+    """PyTorch on one device (``torch``, ``torch:cuda:0``)."""
+
+    name = "torch"
+    modules = ("torch",)
+    priority = 20
+    # PyTorch's unsigned 32-bit integers lack kernels on CUDA: the words are held in 64 bits.
+    word_dtype = "int64"
+
+    def __init__(self, device: str) -> None:
+        import array_api_compat.torch
+        import torch
+
+        self._torch = torch
+        kernels: dict[str, Callable[..., Any]] = {"erfc": torch.special.erfc}
+        self.xp = extend(array_api_compat.torch, lambda group: kernels.get(group.__name__))
+        self.device = torch.device(device)
+        self.spec = f"torch:{device}" if device != "cpu" else "torch"
+
+    @classmethod
+    def why_not(cls) -> str | None:
+        if importlib.util.find_spec("torch") is None:
+            return "PyTorch is not installed: pip install torch"
+        return None
+
+    @classmethod
+    def accelerators(cls) -> tuple[str, ...]:
+        if cls.why_not():
+            return ()
+        import torch
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return tuple(f"torch:cuda:{i}" for i in range(count))
+
+    @classmethod
+    def devices(cls) -> tuple[str, ...]:
+        return () if cls.why_not() else (*cls.accelerators(), "torch")
+
+    @classmethod
+    def from_device(cls, device: str) -> Backend:
+        import torch
+
+        if device in ("", "cpu"):
+            return cls("cpu")
+        kind, _, number = device.partition(":")
+        if kind == "cuda":
+            if torch.version.cuda is None:
+                raise ValueError(
+                    "this PyTorch build has no CUDA (torch.version.cuda is None); "
+                    "install a CUDA build from pytorch.org"
+                )
+            if not torch.cuda.is_available():
+                raise ValueError(
+                    f"PyTorch is built for CUDA {torch.version.cuda} but finds no usable GPU; "
+                    "check nvidia-smi and the driver"
+                )
+            index = int(number) if number.isdigit() else 0 if not number else -1
+            if not 0 <= index < torch.cuda.device_count():
+                raise ValueError(
+                    f"there is no device {device!r}; this machine has: {', '.join(cls.devices())}"
+                )
+            return cls(f"cuda:{index}")
+        raise ValueError(f"device {device!r} is not one of: {', '.join(cls.devices())}")
+
+    @classmethod
+    def of(cls, array: Any) -> str:
+        device = array.device
+        if device.type == "cpu":
+            return "torch"
+        return f"torch:{device.type}:{device.index or 0}"
+
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        torch = self._torch
+        target = None if dtype is None else getattr(torch, str(dtype))
+        if isinstance(values, torch.Tensor):
+            copied = values.detach().to(device=self.device, dtype=target, copy=True)
+        else:
+            # native_copy first: torch refuses negative strides and foreign byte orders.
+            host = torch.from_numpy(native_copy(values, dtype))
+            copied = host if self.device.type == "cpu" else host.to(self.device)
+        array: Array = copied.contiguous()
+        return array
+
+    def to_numpy(self, array: Any) -> HostArray:
+        return native_copy(array.detach().cpu().numpy())
+
+    def copy(self, array: Any) -> Array:
+        copy: Array = array.detach().clone()
+        return copy
+
+    def scope(self) -> AbstractContextManager[Any]:
+        # Not inference_mode: its tensors could not be saved for a later backward pass of the user.
+        guard: AbstractContextManager[Any] = self._torch.no_grad()
+        return guard
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            self._torch.cuda.synchronize(self.device)

@@ -1,0 +1,206 @@
+"""The narrow door: what a backend offers, and how a training step runs when nothing compiles it.
+
+A backend decides where and how fast a step runs, never what it computes. An adapter subclasses
+:class:`Backend` in a file of its own and registers under the entry-point group
+``portable_bp.backends``; it never imports an equation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
+
+from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
+
+
+def leaves(tree: Tree) -> Iterator[Array]:
+    """The arrays of a nested tuple, left to right.
+
+    >>> list(leaves((1, (2, (), 3))))
+    [1, 2, 3]
+    """
+    if isinstance(tree, tuple):
+        for branch in tree:
+            yield from leaves(branch)
+    else:
+        yield tree
+
+
+def map_leaves(f: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """A tree of the same form, each leaf ``f(leaf, *leaves of the others in the same place)``.
+
+    >>> map_leaves(lambda a, b: a + b, (1, (2, ())), (10, (20, ())))
+    (11, (22, ()))
+    """
+    if isinstance(tree, tuple):
+        branches = (map_leaves(f, *same) for same in zip(tree, *others, strict=True))
+        # A NamedTuple takes its fields one by one, a plain tuple takes them together.
+        return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
+    return f(tree, *others)
+
+
+def extend(module: ModuleType, kernel: Callable[[Callable[..., Any]], Any]) -> Namespace:
+    """``module`` with a hook for native kernels: a namespace with the same names at the same cost.
+
+    ``kernel(group)`` is asked with each element-wise group of the equations and answers with a
+    function of the same arrays (without ``xp``), or with None to let the equation run as written.
+    """
+    namespace = ModuleType(module.__name__)
+    namespace.__dict__.update(vars(module))
+    namespace.__dict__["portable_bp_kernel"] = kernel
+    return namespace
+
+
+class Runner(Protocol):
+    """A training step bound to its state on one device."""
+
+    @property
+    def state(self) -> Tree:
+        """A private copy of the present state: later steps do not change it."""
+
+    def run(
+        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
+    ) -> Tree:
+        """Advance the state by one step for each row of the table's arrays.
+
+        Parameters
+        ----------
+        data : tuple of arrays on the device, each of n rows
+        order : integers on the host, shape (steps, batch), each in [0, n)
+            Step ``i`` sees the rows ``order[i]`` of every array in ``data``; with None, all rows.
+        table : tuple of host arrays, each of shape (steps,)
+            Step ``i`` gets their ``i``-th entries as 0-d arrays: all numbers that change between
+            steps (rate, bias corrections, the counter that keys random bits).
+
+        Returns
+        -------
+        The losses of the steps, one array of shape (steps,) on the device; ``()`` from a step that
+        does not report its loss.
+        """
+
+
+class EagerRunner:
+    """Runs the step as it is written: one gather and one call per step."""
+
+    def __init__(self, backend: Backend, step: Step, state: Tree) -> None:
+        self._backend, self._step, self._state = backend, step, state
+
+    @property
+    def state(self) -> Tree:
+        return map_leaves(self._backend.copy, self._state)
+
+    def run(
+        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
+    ) -> Tree:
+        backend, xp = self._backend, self._backend.xp
+        losses = []
+        with backend.scope():
+            rows = None if order is None else backend.asarray(order, dtype=backend.index_dtype)
+            numbers = tuple(backend.asarray(t, dtype=t.dtype) for t in table)
+            for i in range(table[0].shape[0]):
+                batch = data
+                if rows is not None:
+                    index = rows[i, ...]
+                    batch = tuple(xp.take(d, index, axis=0) for d in data)
+                now = tuple(t[i, ...] for t in numbers)
+                self._state, loss = self._step(xp, self._state, (*batch, now))
+                losses.append(loss)
+            return () if losses[0] == () else xp.stack(losses)
+
+
+class Backend(ABC):
+    """One array library on one device.
+
+    Attributes
+    ----------
+    name : str
+        The library: ``"torch"``.
+    spec : str
+        Library and device, as :func:`portable_bp.get_backend` takes it: ``"torch:cuda:0"``.
+    xp : namespace
+        The Array API namespace that is handed to the equations.
+    device : object
+        The library's own name for the device, as ``xp.zeros(..., device=...)`` takes it.
+    index_dtype, word_dtype : str
+        The integers that this device gathers with, and those that hold 32-bit random words.
+    """
+
+    name: ClassVar[str]
+    modules: ClassVar[tuple[str, ...]]
+    """Top-level packages whose arrays belong to this backend."""
+    priority: ClassVar[int] = 0
+    """``auto`` takes the usable accelerator of the highest priority."""
+
+    spec: str
+    xp: Namespace
+    device: Any
+    index_dtype: str = "int64"
+    word_dtype: str = "uint32"
+
+    @classmethod
+    @abstractmethod
+    def why_not(cls) -> str | None:
+        """None when the library can be used here, else what is missing and what to install."""
+
+    @classmethod
+    @abstractmethod
+    def devices(cls) -> tuple[str, ...]:
+        """The usable specs here, accelerators first; empty when :meth:`why_not` has a reason."""
+
+    @classmethod
+    def accelerators(cls) -> tuple[str, ...]:
+        """Those of :meth:`devices` that are accelerators."""
+        return ()
+
+    @classmethod
+    @abstractmethod
+    def from_device(cls, device: str) -> Backend:
+        """The backend for what stands after the colon of a spec (empty: the library's default)."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, array: Any) -> str:
+        """The spec of the device that ``array``, an array of this library, lives on."""
+
+    @abstractmethod
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        """A private copy of ``values`` on this device: later changes to ``values`` never show.
+
+        ``values``: an array of this library or of NumPy, or nested lists. ``dtype``: a name such as
+        ``"float32"``; None keeps that of ``values``.
+        """
+
+    @abstractmethod
+    def to_numpy(self, array: Array) -> HostArray:
+        """A private, writable NumPy copy."""
+
+    def dtype(self, name: str) -> Any:
+        """This library's dtype object; refuses one that the device would silently narrow."""
+        return getattr(self.xp, str(name))
+
+    def copy(self, array: Array) -> Array:
+        """A copy on the same device."""
+        copy: Array = self.xp.asarray(array, copy=True)
+        return copy
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Entered around every computation: device, precision and autograd settings."""
+        return nullcontext()
+
+    def synchronize(self) -> None:
+        """Return when all work handed to the device is done."""
+        return
+
+    def compile(self, step: Step, state: Tree) -> Runner:
+        """The fastest way this backend knows to run ``step``, with the same numbers."""
+        return EagerRunner(self, step, state)
+
+    def compile_function(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """A pure function of arrays, compiled where that pays (prediction)."""
+        return f
+
+    def __repr__(self) -> str:
+        return f"<portable_bp backend {self.spec}>"

@@ -1,0 +1,35 @@
+"""The errors of portable_bp. Each says what was given, what is wrong with it and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class BackendError(RuntimeError):
+    """A backend was asked for that is unknown or cannot be used."""
+
+
+class BackendNotInstalledError(BackendError, ImportError):
+    """The library of a backend is not installed."""
+
+
+class BackendUnavailableError(BackendError):
+    """The library is installed, but the device or the driver is not there."""
+
+
+class MixedBackendError(BackendError, TypeError):
+    """Inputs live on different backends or devices."""
+
+
+class DivergenceError(ValueError):
+    """Training produced a loss or a parameter that is not finite.
+
+    Attributes
+    ----------
+    model : Model or None
+        The model with the last finite parameters.
+    """
+
+    def __init__(self, message: str, model: Any = None) -> None:
+        super().__init__(message)
+        self.model = model
