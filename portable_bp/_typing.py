@@ -42,7 +42,7 @@ class Array(Protocol):
 class Namespace(Protocol):
     """An Array API namespace: a module, or an adapter's extension of one."""
 
-    def __getattr__(self, name: str, /) -> Any: ...
+    def __getattr__(self, name: str, /) -> Callable[..., Array]: ...
 
 
 Layer: TypeAlias = tuple[Array, Array]

@@ -108,7 +108,7 @@ class EagerRunner:
                 now = tuple(t[i, ...] for t in numbers)
                 self._state, loss = self._step(xp, self._state, (*batch, now))
                 losses.append(loss)
-            return () if losses[0] == () else xp.stack(losses)
+            return () if isinstance(losses[0], tuple) else xp.stack(losses)
 
 
 class Backend(ABC):
@@ -177,14 +177,17 @@ class Backend(ABC):
     def to_numpy(self, array: Array) -> HostArray:
         """A private, writable NumPy copy."""
 
+    def traced(self, array: Any) -> bool:
+        """Whether ``array`` is a stand-in inside a compiler, without values to look at."""
+        return False
+
     def dtype(self, name: str) -> Any:
         """This library's dtype object; refuses one that the device would silently narrow."""
         return getattr(self.xp, str(name))
 
     def copy(self, array: Array) -> Array:
         """A copy on the same device."""
-        copy: Array = self.xp.asarray(array, copy=True)
-        return copy
+        return self.xp.asarray(array, copy=True)
 
     def scope(self) -> AbstractContextManager[Any]:
         """Entered around every computation: device, precision and autograd settings."""

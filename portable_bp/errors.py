@@ -33,3 +33,11 @@ class DivergenceError(ValueError):
     def __init__(self, message: str, model: Any = None) -> None:
         super().__init__(message)
         self.model = model
+
+
+class CheckpointError(ValueError):
+    """A model or checkpoint file cannot be read as one, or its directory is in use."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was not saved, or a damaged one was passed over; training can go on."""

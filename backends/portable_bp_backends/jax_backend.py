@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-from portable_bp._typing import Array, HostArray
-from portable_bp.backend import Backend, extend
 
+from portable_bp._typing import Array, HostArray, Step, Tree
+from portable_bp.backend import Backend, Runner, extend
 from portable_bp_backends._host import native_copy
+from portable_bp_backends.jax_scan import ScanRunner
 
 _WIDE = ("float64", "int64", "uint64", "complex128")
 
@@ -85,6 +86,9 @@ class JaxBackend(Backend):
         platform = {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
         return f"jax:{platform}:{device.local_hardware_id or 0}"
 
+    def traced(self, array: Any) -> bool:
+        return isinstance(array, self._jax.core.Tracer)
+
     def dtype(self, name: str) -> Any:
         if str(name) in _WIDE and not self._jax.config.jax_enable_x64:
             raise TypeError(
@@ -120,3 +124,10 @@ class JaxBackend(Backend):
 
     def synchronize(self) -> None:
         self._jax.effects_barrier()
+
+    def compile(self, step: Step, state: Tree) -> Runner:
+        return ScanRunner(self, step, state)
+
+    def compile_function(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = self._jax.jit(f)
+        return compiled

@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any
 
 import array_api_compat.numpy
-from portable_bp._typing import Array, HostArray
-from portable_bp.backend import Backend, extend
 
+from portable_bp._typing import HostArray
+from portable_bp.backend import Backend, extend
 from portable_bp_backends._host import native_copy
 
 
@@ -49,11 +49,11 @@ class NumpyBackend(Backend):
     def of(cls, array: Any) -> str:
         return "numpy"
 
-    def asarray(self, values: Any, dtype: Any = None) -> Array:
+    def asarray(self, values: Any, dtype: Any = None) -> Any:
         return native_copy(values, dtype)
 
     def to_numpy(self, array: Any) -> HostArray:
         return native_copy(array)
 
-    def copy(self, array: Any) -> Array:
+    def copy(self, array: Any) -> Any:
         return native_copy(array)

@@ -8,7 +8,6 @@ from typing import Any
 
 from portable_bp._typing import Array, HostArray
 from portable_bp.backend import Backend
-
 from portable_bp_backends._host import native_copy
 
 _DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64", "no_x64")

@@ -9,7 +9,6 @@ from typing import Any
 
 from portable_bp._typing import Array, HostArray
 from portable_bp.backend import Backend, extend
-
 from portable_bp_backends._host import native_copy
 
 

@@ -1,0 +1,114 @@
+"""Backpropagation written once against the Array API standard.
+
+Multilayer perceptrons of any depth, with any activation and any loss, that train where their arrays
+live: NumPy, CuPy, PyTorch, JAX.
+
+>>> import portable_bp
+>>> net = portable_bp.MLP([64, 32, 10], hidden="relu", loss="softmax_cross_entropy")
+>>> net.n_parameters
+2410
+
+Importing this package loads no array library: each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from portable_bp import testing
+    from portable_bp.backend import Backend
+    from portable_bp.equations import (
+        activations,
+        initializers,
+        losses,
+        optimizers,
+        schedules,
+    )
+    from portable_bp.equations.activations import Activation
+    from portable_bp.equations.losses import Loss
+    from portable_bp.errors import (
+        BackendError,
+        BackendNotInstalledError,
+        BackendUnavailableError,
+        DivergenceError,
+        MixedBackendError,
+    )
+    from portable_bp.mlp import MLP
+    from portable_bp.registry import available_backends, get_backend, use_backend
+    from portable_bp.training.callbacks import EarlyStopping, EpochEnd
+    from portable_bp.training.history import History
+    from portable_bp.training.loop import fit
+    from portable_bp.training.model import Model
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "MLP": "mlp",
+    "fit": "training.loop",
+    "Model": "training.model",
+    "History": "training.history",
+    "EarlyStopping": "training.callbacks",
+    "EpochEnd": "training.callbacks",
+    "Activation": "equations.activations",
+    "Loss": "equations.losses",
+    "Backend": "backend",
+    "get_backend": "registry",
+    "use_backend": "registry",
+    "available_backends": "registry",
+    "BackendError": "errors",
+    "BackendNotInstalledError": "errors",
+    "BackendUnavailableError": "errors",
+    "MixedBackendError": "errors",
+    "DivergenceError": "errors",
+    "activations": "equations",
+    "initializers": "equations",
+    "losses": "equations",
+    "optimizers": "equations",
+    "schedules": "equations",
+    "testing": "",
+}
+"""Public name to the module it lives in."""
+
+__all__ = [
+    "MLP",
+    "Activation",
+    "Backend",
+    "BackendError",
+    "BackendNotInstalledError",
+    "BackendUnavailableError",
+    "DivergenceError",
+    "EarlyStopping",
+    "EpochEnd",
+    "History",
+    "Loss",
+    "MixedBackendError",
+    "Model",
+    "activations",
+    "available_backends",
+    "fit",
+    "get_backend",
+    "initializers",
+    "losses",
+    "optimizers",
+    "schedules",
+    "testing",
+    "use_backend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOME[name]
+    if home in ("", "equations"):  # the name is a module itself
+        value: Any = import_module(".".join(part for part in (__name__, home, name) if part))
+    else:
+        value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,246 @@
+"""Checks on what users hand in: each error names the argument, what was given and what to do.
+
+Host data (NumPy, lists, data frames) are checked and converted here, before anything reaches a
+device. Arrays of device libraries are checked for shape and kind only; their values cost one
+synchronisation, which the training loop pays once.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from portable_bp._typing import HostArray
+
+
+def positive_int(name: str, value: Any, *, least: int = 1) -> int:
+    """``value`` as an int that is at least ``least``.
+
+    >>> positive_int("epochs", 2.5)
+    Traceback (most recent call last):
+    TypeError: epochs must be an integer, got 2.5
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def real(
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """``value`` as a finite float in the interval from ``low`` to ``high``.
+
+    >>> real("dropout", 1.0, low=0, high=1, open_high=True)
+    Traceback (most recent call last):
+    ValueError: dropout must be a number in [0, 1), got 1.0
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    below = number <= low if open_low else number < low
+    above = number >= high if open_high else number > high
+    if not math.isfinite(number) or below or above:
+        left = "(" if open_low or low == -math.inf else "["
+        right = ")" if open_high or high == math.inf else "]"
+        raise ValueError(
+            f"{name} must be a number in {left}{low:g}, {high:g}{right}, got {value!r}"
+        )
+    return number
+
+
+def host_array(name: str, values: Any) -> HostArray:
+    """``values`` as a NumPy array of numbers; never parses text, drops a mask or an imaginary part."""
+    if hasattr(values, "toarray") and hasattr(values, "nnz"):
+        raise TypeError(
+            f"{name} is a sparse matrix ({type(values).__name__}); pass {name}.toarray()"
+        )
+    if isinstance(values, np.matrix):
+        raise TypeError(f"{name} is a numpy.matrix; pass np.asarray({name})")
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            raise ValueError(f"{name} has masked values; fill or drop them first")
+        values = values.data
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is not a regular array (are its rows of one length?): {error}"
+        ) from None
+    if array.dtype.kind == "O":
+        array = _from_objects(name, array)
+    if array.dtype.kind == "c":
+        raise ValueError(f"{name} is complex; only real numbers can be learnt from")
+    if array.dtype.kind in "mMV":
+        raise TypeError(f"{name} has the dtype {array.dtype}; convert it to numbers first")
+    if array.dtype.kind in "USTa":
+        raise ValueError(f"{name} holds text ({array.dtype}); convert it to numbers first")
+    return array
+
+
+def _from_objects(name: str, array: HostArray) -> HostArray:
+    for value in array.flat:
+        if value is None or type(value).__name__ == "NAType":
+            raise ValueError(f"{name} has missing values ({value!r}); fill or drop them first")
+        if isinstance(value, str | bytes):
+            raise ValueError(f"{name} holds text such as {value!r}; convert it to numbers first")
+        if isinstance(value, complex):
+            raise ValueError(f"{name} is complex; only real numbers can be learnt from")
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        kinds = sorted({type(value).__name__ for value in array.flat})
+        raise ValueError(
+            f"{name} holds Python objects ({', '.join(kinds)}) that are not numbers"
+        ) from None
+
+
+def finite(name: str, array: HostArray) -> None:
+    """Raise a ValueError that says where the first value is that is not finite."""
+    if array.dtype.kind != "f":
+        return
+    with np.errstate(all="ignore"):
+        # A finite sum proves that all is finite, in one pass and without a temporary.
+        if np.isfinite(np.sum(array, dtype=np.float64)):
+            return
+    bad = ~np.isfinite(array)
+    if not bad.any():
+        return
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    kind = "NaN" if np.isnan(array[where]) else "infinity"
+    place = f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
+    raise ValueError(
+        f"Input {name} contains {kind}: {int(bad.sum())} value(s) are not finite, the first at "
+        f"{place}; fill or drop them first"
+    )
+
+
+def cast(name: str, array: HostArray, dtype: str) -> HostArray:
+    """``array`` in ``dtype``; an error when it overflows, a warning when integers lose digits.
+
+    An array that has the dtype already, in the machine's byte order, is returned as it is.
+    """
+    target = np.dtype(dtype)
+    if array.dtype == target:
+        return array
+    with np.errstate(over="ignore"):
+        result = array.astype(target)
+    if array.dtype.kind == "f" and array.dtype.itemsize > target.itemsize:
+        over = np.isinf(result) & np.isfinite(array)
+        if over.any():
+            raise ValueError(
+                f"{name} has values too large for {dtype} (up to {np.abs(array[over]).max():.3g}); "
+                "scale it, or ask for dtype='float64'"
+            )
+    if array.dtype.kind in "iu" and not np.array_equal(result.astype(array.dtype), array):
+        warnings.warn(
+            f"{name} has integers that {dtype} does not hold exactly; they were rounded",
+            UserWarning,
+            stacklevel=3,
+        )
+    return result
+
+
+def matrix(name: str, shape: Sequence[int], width: int | None, least: int = 1) -> None:
+    """Check the shape of features: (rows, width), at least ``least`` rows and one column."""
+    if len(shape) == 1:
+        raise ValueError(
+            f"Expected 2D array, got 1D array instead: {name} must have the shape (rows, features), "
+            f"got {tuple(shape)}. Reshape your data either using {name}.reshape(-1, 1) for a "
+            f"single feature or {name}.reshape(1, -1) for a single sample"
+        )
+    if len(shape) != 2:
+        raise ValueError(f"{name} must be 2-D, of shape (rows, features); got {tuple(shape)}")
+    if shape[0] < least:
+        raise ValueError(f"{name} has {shape[0]} row(s); at least {least} needed")
+    if shape[1] < 1:
+        raise ValueError(f"{name} has no columns: 0 feature(s) with shape {tuple(shape)}")
+    if width is not None and shape[1] != width:
+        raise ValueError(f"{name} has {shape[1]} features, but the network expects {width}")
+
+
+def same_length(name: str, length: int, n: int) -> None:
+    """Check that ``name`` has one entry per row of X."""
+    if length != n:
+        raise ValueError(f"{name} has {length} row(s), but X has {n}: one is needed for each row")
+
+
+def sample_weight(values: Any, n: int) -> HostArray:
+    """Weights as float64, shape (n,): finite, not negative, not all zero."""
+    weights = host_array("sample_weight", values).astype(np.float64)
+    if weights.shape != (n,):
+        raise ValueError(
+            f"sample_weight must have the shape ({n},), one per row of X; got {weights.shape}"
+        )
+    finite("sample_weight", weights)
+    if (weights < 0).any():
+        row = int(np.argmax(weights < 0))
+        raise ValueError(f"sample_weight has a negative value, {weights[row]:g} at row {row}")
+    if not weights.any():
+        raise ValueError("sample_weight is zero for every row: nothing could be learnt")
+    return weights
+
+
+def labels(name: str, values: HostArray, k: int) -> HostArray:
+    """Class labels, shape (n,), as int64 in [0, k)."""
+    if values.dtype.kind == "b":
+        values = values.astype(np.int64)
+    if values.dtype.kind == "f":
+        finite(name, values)
+        if (values != np.floor(values)).any():
+            raise ValueError(
+                f"{name} must hold class labels 0 .. {k - 1}, got the fraction "
+                f"{values[values != np.floor(values)][0]:g}; for real-valued targets use a "
+                "regression loss such as 'squared_error'"
+            )
+    wrong = (values < 0) | (values >= k)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"{name} must hold class labels 0 .. {k - 1} for a network with {k} outputs, got "
+            f"{values[row]:g} at row {row}"
+        )
+    return values.astype(np.int64)
+
+
+def target_values(name: str, y: HostArray, target: str) -> None:
+    """Check real-valued targets against what the loss is defined for ("real", "binary", ...)."""
+    finite(name, y)
+    if target == "binary" and ((y < 0) | (y > 1)).any():
+        raise ValueError(f"{name} must lie in [0, 1] for log_loss, got {_extreme(y):g}")
+    if target == "count" and (y < 0).any():
+        raise ValueError(f"{name} must not be negative for poisson, got {_extreme(y):g}")
+    if target == "class" and (
+        (y < 0).any() or (np.abs(np.sum(y, axis=1, dtype=np.float64) - 1) > 1e-3).any()
+    ):
+        raise ValueError(
+            f"each row of {name} must be one-hot, or probabilities that sum to 1; for class labels "
+            f"pass one integer per row"
+        )
+
+
+def _extreme(y: HostArray) -> float:
+    return float(y.min() if y.min() < 0 else y.max())
+
+
+def target_shape(name: str, shape: Sequence[int], n: int, k: int, classes: bool) -> None:
+    """Check the shape of targets against n rows and k outputs."""
+    if len(shape) == 0 or len(shape) > 2:
+        raise ValueError(f"{name} must have the shape ({n},) or ({n}, {k}); got {tuple(shape)}")
+    same_length(name, shape[0], n)
+    if (len(shape) == 2 and shape[1] != k) or (len(shape) == 1 and k > 1 and not classes):
+        raise ValueError(
+            f"{name} has the shape {tuple(shape)}, but a network with {k} output(s) needs ({n}, {k})"
+        )

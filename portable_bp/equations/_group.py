@@ -1,0 +1,25 @@
+"""Element-wise groups: named pieces of a formula that an adapter may run as one native kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def group(formula: F) -> F:
+    """Mark ``formula(*arrays, xp)`` as element-wise: broadcasting arrays in, arrays out.
+
+    The namespace may carry ``portable_bp_kernel(formula)``, which answers with a native function of
+    the same arrays, or None. What it computes is what is written here, to rounding.
+    """
+
+    @wraps(formula)
+    def call(*arrays: Any, xp: Any) -> Any:
+        native = getattr(xp, "portable_bp_kernel", None)
+        kernel = native(formula) if native is not None else None
+        return formula(*arrays, xp=xp) if kernel is None else kernel(*arrays)
+
+    return cast(F, call)

@@ -1,0 +1,331 @@
+"""Activation functions, each beside its derivative.
+
+An activation maps a layer's net input ``z`` to its output ``a = f(z)``, element by element (softmax:
+row by row). ``df`` gives ``f'(z)`` and may use ``a``, which the forward pass has at hand.
+
+Where a formula has several algebraic forms, the one written here does not overflow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from portable_bp._typing import Array, Namespace
+from portable_bp.equations._group import group
+from portable_bp.equations.special import erfc
+
+Function = Callable[[Array, Namespace], Array]
+Derivative = Callable[[Array, Array, Namespace], Array]
+Pullback = Callable[[Array, Array, Array, Namespace], Array]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function ``f`` and its derivative ``df``; a user's own is as good as ours.
+
+    Parameters
+    ----------
+    f : ``f(z, xp) -> a``
+        ``z`` of shape (n, o), the result of the same shape and dtype. ``xp`` is the Array API
+        namespace of ``z``: write ``xp.sin(z)`` and it runs on every backend.
+    df : ``df(z, a, xp) -> f'(z)``
+        The derivative, element by element, with ``a = f(z, xp)`` given. None for an activation that
+        is not element-wise; then ``pullback`` is needed.
+    name : str
+        Shown in summaries; a model with a name that is not in :data:`ACTIVATIONS` cannot be saved.
+    pullback : ``pullback(g, z, a, xp) -> dE/dz``, optional
+        From ``g = dE/da``. The default is ``g * f'(z)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sine = Activation(lambda z, xp: xp.sin(z), lambda z, a, xp: xp.cos(z), name="sine")
+    >>> z = np.asarray([[0.0, 1.0]])
+    >>> sine.back(np.ones((1, 2)), z, sine.f(z, np), np).round(4)
+    array([[1.    , 0.5403]])
+    """
+
+    f: Function
+    df: Derivative | None = None
+    name: str = "custom"
+    pullback: Pullback | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not callable(self.f):
+            raise TypeError(f"f must be a function f(z, xp) -> a, got {self.f!r}")
+        if self.df is None and self.pullback is None:
+            raise TypeError("an Activation needs df(z, a, xp), or pullback(g, z, a, xp)")
+
+    def back(self, g: Array, z: Array, a: Array, xp: Namespace) -> Array:
+        """``dE/dz`` from ``g = dE/da``: ``g * f'(z)``, or the Jacobian product."""
+        if self.pullback is not None:
+            return self.pullback(g, z, a, xp)
+        assert self.df is not None
+        return g * self.df(z, a, xp)
+
+
+def identity(z: Array, xp: Namespace) -> Array:
+    """``f(z) = z``."""
+    return z
+
+
+def d_identity(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = 1``."""
+    return xp.ones_like(z)
+
+
+@group
+def _sigmoid(z: Array, *, xp: Namespace) -> Array:
+    # exp of a negative number only: it cannot overflow, and both tails keep their relative accuracy.
+    e = xp.exp(-xp.abs(z))
+    return xp.where(z < 0, e, xp.ones_like(z)) / (1 + e)
+
+
+def sigmoid(z: Array, xp: Namespace) -> Array:
+    """``f(z) = 1 / (1 + e^-z)``, the logistic function."""
+    return _sigmoid(z, xp=xp)
+
+
+def d_sigmoid(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = a (1 - a)``."""
+    return a * (1 - a)
+
+
+def tanh(z: Array, xp: Namespace) -> Array:
+    """``f(z) = tanh z``."""
+    return xp.tanh(z)
+
+
+def d_tanh(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = 1 - a^2``."""
+    return 1 - a * a
+
+
+def relu(z: Array, xp: Namespace) -> Array:
+    """``f(z) = max(z, 0)``."""
+    return xp.maximum(z, xp.zeros_like(z))
+
+
+def d_relu(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = 1 where z > 0, else 0`` (at the kink: 0). ``a > 0`` says the same."""
+    return xp.astype(a > 0, a.dtype)
+
+
+def exp(z: Array, xp: Namespace) -> Array:
+    """``f(z) = e^z``, the mean of a Poisson variable with log-mean z."""
+    return xp.exp(z)
+
+
+def d_exp(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = a``."""
+    return a
+
+
+@group
+def _softplus(z: Array, *, xp: Namespace) -> Array:
+    # ln(1 + e^z) = max(z, 0) + ln(1 + e^-|z|): no overflow for large z.
+    return xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z)))
+
+
+def softplus(z: Array, xp: Namespace) -> Array:
+    """``f(z) = ln(1 + e^z)``."""
+    return _softplus(z, xp=xp)
+
+
+def d_softplus(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = sigmoid(z)``."""
+    return _sigmoid(z, xp=xp)
+
+
+@group
+def _normal_cdf(z: Array, *, xp: Namespace) -> Array:
+    # Through erfc, not 1 + erf: the left tail keeps its relative accuracy.
+    return 0.5 * erfc(z * -math.sqrt(0.5), xp=xp)
+
+
+def gelu(z: Array, xp: Namespace) -> Array:
+    """``f(z) = z Phi(z)``, Phi the standard normal distribution (Hendrycks and Gimpel, 2016)."""
+    return z * _normal_cdf(z, xp=xp)
+
+
+@group
+def _d_gelu(z: Array, *, xp: Namespace) -> Array:
+    density = xp.exp(z * z * -0.5) * (1 / math.sqrt(2 * math.pi))
+    return _normal_cdf(z, xp=xp) + z * density
+
+
+def d_gelu(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = Phi(z) + z phi(z)``, phi the standard normal density."""
+    return _d_gelu(z, xp=xp)
+
+
+_GELU_SCALE = math.sqrt(2 / math.pi)
+_GELU_CUBIC = 0.044715
+
+
+@group
+def _gelu_tanh(z: Array, *, xp: Namespace) -> Array:
+    inner = _GELU_SCALE * (z + _GELU_CUBIC * (z * z * z))
+    return 0.5 * z * (1 + xp.tanh(inner))
+
+
+def gelu_tanh(z: Array, xp: Namespace) -> Array:
+    """``f(z) = z (1 + tanh u) / 2`` with ``u = sqrt(2/pi) (z + 0.044715 z^3)``, GELU's tanh form."""
+    return _gelu_tanh(z, xp=xp)
+
+
+@group
+def _d_gelu_tanh(z: Array, *, xp: Namespace) -> Array:
+    t = xp.tanh(_GELU_SCALE * (z + _GELU_CUBIC * (z * z * z)))
+    slope = _GELU_SCALE * (1 + 3 * _GELU_CUBIC * (z * z))
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * slope
+
+
+def d_gelu_tanh(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = (1 + tanh u) / 2 + z (1 - tanh^2 u) u' / 2``."""
+    return _d_gelu_tanh(z, xp=xp)
+
+
+def silu(z: Array, xp: Namespace) -> Array:
+    """``f(z) = z sigmoid(z)``, also called swish."""
+    return z * _sigmoid(z, xp=xp)
+
+
+@group
+def _d_silu(z: Array, *, xp: Namespace) -> Array:
+    s = _sigmoid(z, xp=xp)
+    return s * (1 + z * (1 - s))
+
+
+def d_silu(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = s (1 + z (1 - s))`` with ``s = sigmoid(z)``."""
+    return _d_silu(z, xp=xp)
+
+
+@group
+def _mish(z: Array, *, xp: Namespace) -> Array:
+    return z * xp.tanh(_softplus(z, xp=xp))
+
+
+def mish(z: Array, xp: Namespace) -> Array:
+    """``f(z) = z tanh(softplus(z))`` (Misra, 2019)."""
+    return _mish(z, xp=xp)
+
+
+@group
+def _d_mish(z: Array, *, xp: Namespace) -> Array:
+    t = xp.tanh(_softplus(z, xp=xp))
+    return t + z * (1 - t * t) * _sigmoid(z, xp=xp)
+
+
+def d_mish(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = t + z (1 - t^2) sigmoid(z)`` with ``t = tanh(softplus(z))``."""
+    return _d_mish(z, xp=xp)
+
+
+def softmax(z: Array, xp: Namespace) -> Array:
+    """``f(z)_j = e^{z_j} / sum_k e^{z_k}``, row by row.
+
+    The row's maximum is taken off first: the quotient is unchanged and no exponential overflows.
+    """
+    e = xp.exp(z - xp.max(z, axis=1, keepdims=True))
+    return e / xp.sum(e, axis=1, keepdims=True, dtype=e.dtype)
+
+
+def softmax_pullback(g: Array, z: Array, a: Array, xp: Namespace) -> Array:
+    """``dE/dz_i = sum_j g_j a_j (1[i = j] - a_i) = a_i (g_i - sum_j g_j a_j)``, the full Jacobian."""
+    return a * (g - xp.sum(g * a, axis=1, keepdims=True, dtype=a.dtype))
+
+
+def leaky_relu(slope: float = 0.01) -> Activation:
+    """``f(z) = z where z > 0, else slope z``."""
+
+    def f(z: Array, xp: Namespace) -> Array:
+        return xp.where(z > 0, z, slope * z)
+
+    def df(z: Array, a: Array, xp: Namespace) -> Array:
+        gate: Array = xp.astype(z > 0, z.dtype)
+        return gate * (1 - slope) + slope
+
+    return Activation(f, df, "leaky_relu", parameters={"slope": slope})
+
+
+def _scaled_elu(
+    name: str, scale: float, alpha: float, parameters: Mapping[str, float]
+) -> Activation:
+    def f(z: Array, xp: Namespace) -> Array:
+        zero = xp.zeros_like(z)
+        # expm1 sees no positive number: it cannot overflow in the branch that is not taken.
+        below = alpha * xp.expm1(xp.minimum(z, zero))
+        return scale * (xp.maximum(z, zero) + below)
+
+    def df(z: Array, a: Array, xp: Namespace) -> Array:
+        below = scale * alpha * xp.exp(xp.minimum(z, xp.zeros_like(z)))
+        return xp.where(z > 0, scale * xp.ones_like(z), below)
+
+    return Activation(f, df, name, parameters=parameters)
+
+
+def elu(alpha: float = 1.0) -> Activation:
+    """``f(z) = z where z > 0, else alpha (e^z - 1)`` (Clevert et al., 2015)."""
+    return _scaled_elu("elu", 1.0, alpha, {"alpha": alpha})
+
+
+def selu() -> Activation:
+    """``f(z) = 1.0507 elu(z, 1.6733)``: keeps mean 0 and variance 1 (Klambauer et al., 2017)."""
+    return _scaled_elu("selu", 1.0507009873554805, 1.6732632423543772, {})
+
+
+def _plain(name: str, f: Function, df: Derivative) -> Callable[[], Activation]:
+    activation = Activation(f, df, name)
+    return lambda: activation
+
+
+_softmax = Activation(softmax, None, "softmax", softmax_pullback)
+
+ACTIVATIONS: Mapping[str, Callable[..., Activation]] = {
+    "identity": _plain("identity", identity, d_identity),
+    "sigmoid": _plain("sigmoid", sigmoid, d_sigmoid),
+    "tanh": _plain("tanh", tanh, d_tanh),
+    "relu": _plain("relu", relu, d_relu),
+    "leaky_relu": leaky_relu,
+    "elu": elu,
+    "selu": selu,
+    "softplus": _plain("softplus", softplus, d_softplus),
+    "gelu": _plain("gelu", gelu, d_gelu),
+    "gelu_tanh": _plain("gelu_tanh", gelu_tanh, d_gelu_tanh),
+    "silu": _plain("silu", silu, d_silu),
+    "mish": _plain("mish", mish, d_mish),
+    "softmax": lambda: _softmax,
+    "exp": _plain("exp", exp, d_exp),
+}
+"""Name to a function that makes the activation: ``ACTIVATIONS["leaky_relu"](slope=0.2)``."""
+
+_ALIASES = {"logistic": "sigmoid", "linear": "identity", "swish": "silu"}
+
+
+def get(activation: str | Activation, argument: str = "activation") -> Activation:
+    """The activation of that name; an :class:`Activation` is returned as it is.
+
+    >>> get("logistic").name
+    'sigmoid'
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, str):
+        name = _ALIASES.get(activation, activation)
+        if name in ACTIVATIONS:
+            return ACTIVATIONS[name]()
+    raise ValueError(
+        f"{argument} must be one of {', '.join(sorted(ACTIVATIONS))}, or an Activation(f, df); "
+        f"got {activation!r}"
+    )
+
+
+def describe(activation: Activation) -> dict[str, Any]:
+    """Name and parameters, as a file keeps them."""
+    return {"name": activation.name, **activation.parameters}

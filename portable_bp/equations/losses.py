@@ -1,0 +1,287 @@
+"""Loss functions, each beside its gradient, and the output deltas that follow from them.
+
+Conventions, for all of them. ``o``: outputs of the network, shape (n, k). ``y``: targets of the same
+shape. A loss has a term ``l_ij`` for each example i and output j; the reported number is the **sum
+over outputs** and the **mean over examples**, weighted by the sample weights ``s`` if there are any::
+
+    E = sum_i s_i sum_j l(o_ij, y_ij) / sum_i s_i            (s_i = 1 without weights)
+
+and the gradients are those of exactly this E.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from portable_bp._typing import Array, Namespace
+from portable_bp.equations import activations
+from portable_bp.equations._group import group
+from portable_bp.equations.activations import Activation
+
+Term = Callable[[Array, Array, Namespace], Array]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss as a function of the outputs, and its gradient; a user's own is as good as ours.
+
+    Parameters
+    ----------
+    value : ``value(o, y, xp) -> l``
+        The terms, shape (n, k) like ``o`` and ``y``; we sum over outputs and average over examples.
+    gradient : ``gradient(o, y, xp) -> dl/do``, shape (n, k)
+    name : str
+        Shown in summaries; a model with a name that is not in :data:`LOSSES` cannot be saved.
+    output : str
+        The activation of the last layer unless the user gives one.
+    from_logits : ``from_logits(z, y, xp) -> l``, optional
+        ``value(f(z), y)`` in a form that does not overflow, for the matching output activation. The
+        output delta of that pair has to be ``o - y`` (true of a canonical link).
+    target : "real", "binary", "class" or "count"
+        What ``y`` may hold: any number; numbers in [0, 1]; class labels or one-hot rows;
+        numbers that are not negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> quartic = Loss(lambda o, y, xp: (o - y) ** 4, lambda o, y, xp: 4 * (o - y) ** 3, "quartic")
+    >>> quartic.value(np.asarray([[3.0]]), np.asarray([[1.0]]), np)
+    array([[16.]])
+    """
+
+    value: Term
+    gradient: Term
+    name: str = "custom"
+    output: str = "identity"
+    from_logits: Term | None = None
+    target: str = "real"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for part in ("value", "gradient"):
+            if not callable(getattr(self, part)):
+                raise TypeError(f"{part} must be a function {part}(o, y, xp) -> array")
+
+    def matches(self, activation: Activation) -> bool:
+        """Whether ``activation`` on the output gives the short delta ``o - y``."""
+        return self.from_logits is not None and activation == activations.get(self.output)
+
+    @property
+    def classes(self) -> bool:
+        """Whether the outputs are probabilities of classes."""
+        return self.target in ("binary", "class")
+
+
+def terms(loss: Loss, activation: Activation, z: Array, o: Array, y: Array, xp: Namespace) -> Array:
+    """``l_ij`` of shape (n, k), from the net inputs ``z`` where that is the safe form."""
+    if loss.matches(activation):
+        assert loss.from_logits is not None
+        return loss.from_logits(z, y, xp)
+    return loss.value(o, y, xp)
+
+
+def general_delta(
+    loss: Loss, activation: Activation, z: Array, o: Array, y: Array, xp: Namespace
+) -> Array:
+    """``dl/dz = dl/do * f'(z)``, the output delta of any pair (Jacobian product for softmax)."""
+    return activation.back(loss.gradient(o, y, xp), z, o, xp)
+
+
+def short_delta(o: Array, y: Array) -> Array:
+    """``dl/dz = o - y``: identity with squared error, sigmoid with log loss, softmax with
+    cross-entropy, exp with Poisson deviance."""
+    return o - y
+
+
+def output_delta(
+    loss: Loss, activation: Activation, z: Array, o: Array, y: Array, xp: Namespace
+) -> Array:
+    """``dl/dz`` of shape (n, k): the short form where the pair has one, else the general one."""
+    if loss.matches(activation):
+        return short_delta(o, y)
+    return general_delta(loss, activation, z, o, y, xp)
+
+
+def one_hot(labels: Array, classes: Array, dtype: Any, *, xp: Namespace) -> Array:
+    """Rows of the identity matrix, shape (n, k), for integer ``labels`` of shape (n,).
+
+    ``classes``: the integers 0 .. k-1 on the same device. A label outside of them gives a row of
+    zeros: labels are checked on the host, before.
+    """
+    same = xp.expand_dims(labels, axis=1) == xp.expand_dims(classes, axis=0)
+    return xp.astype(same, dtype)
+
+
+def _tiny(o: Array, xp: Namespace) -> Array:
+    """The smallest normal number: keeps a probability of zero out of a logarithm and a quotient."""
+    info: Any = xp.finfo(o.dtype)
+    return xp.full_like(o, float(info.smallest_normal))
+
+
+def _half_square(o: Array, y: Array, xp: Namespace) -> Array:
+    r = o - y
+    return 0.5 * (r * r)
+
+
+def _residual(o: Array, y: Array, xp: Namespace) -> Array:
+    return o - y
+
+
+def squared_error() -> Loss:
+    """``l = (o - y)^2 / 2``: **half** the squared error, as in the literature of backpropagation."""
+    return Loss(_half_square, _residual, "squared_error", "identity", from_logits=_half_square)
+
+
+def _log_loss(o: Array, y: Array, xp: Namespace) -> Array:
+    tiny = _tiny(o, xp)
+    hit, miss = xp.log(xp.maximum(o, tiny)), xp.log(xp.maximum(1 - o, tiny))
+    return -(y * hit) - (1 - y) * miss
+
+
+def _d_log_loss(o: Array, y: Array, xp: Namespace) -> Array:
+    tiny = _tiny(o, xp)
+    return (1 - y) / xp.maximum(1 - o, tiny) - y / xp.maximum(o, tiny)
+
+
+@group
+def _log_loss_logits(z: Array, y: Array, *, xp: Namespace) -> Array:
+    # -y ln s(z) - (1-y) ln(1 - s(z)) = max(z, 0) - z y + ln(1 + e^-|z|): nothing overflows.
+    softplus = xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z)))
+    return softplus - z * y
+
+
+def log_loss() -> Loss:
+    """``l = -y ln o - (1 - y) ln(1 - o)``, binary cross-entropy; y in [0, 1]."""
+    return Loss(
+        _log_loss,
+        _d_log_loss,
+        "log_loss",
+        "sigmoid",
+        from_logits=lambda z, y, xp: _log_loss_logits(z, y, xp=xp),
+        target="binary",
+    )
+
+
+def _cross_entropy(o: Array, y: Array, xp: Namespace) -> Array:
+    return -(y * xp.log(xp.maximum(o, _tiny(o, xp))))
+
+
+def _d_cross_entropy(o: Array, y: Array, xp: Namespace) -> Array:
+    return -(y / xp.maximum(o, _tiny(o, xp)))
+
+
+def _cross_entropy_logits(z: Array, y: Array, xp: Namespace) -> Array:
+    # ln softmax(z) = s - ln(sum e^s) with s = z - max z: no overflow, no logarithm of zero.
+    s = z - xp.max(z, axis=1, keepdims=True)
+    log_sum = xp.log(xp.sum(xp.exp(s), axis=1, keepdims=True, dtype=s.dtype))
+    return y * (log_sum - s)
+
+
+def softmax_cross_entropy() -> Loss:
+    """``l_j = -y_j ln o_j`` over k classes; each row of y sums to 1 (one-hot, or probabilities)."""
+    return Loss(
+        _cross_entropy,
+        _d_cross_entropy,
+        "softmax_cross_entropy",
+        "softmax",
+        from_logits=_cross_entropy_logits,
+        target="class",
+    )
+
+
+def _y_log_y(y: Array, xp: Namespace) -> Array:
+    return y * xp.log(xp.maximum(y, _tiny(y, xp)))  # 0 ln 0 = 0
+
+
+def _poisson(o: Array, y: Array, xp: Namespace) -> Array:
+    return _y_log_y(y, xp) - y * xp.log(xp.maximum(o, _tiny(o, xp))) - y + o
+
+
+def _d_poisson(o: Array, y: Array, xp: Namespace) -> Array:
+    return 1 - y / xp.maximum(o, _tiny(o, xp))
+
+
+def _poisson_logits(z: Array, y: Array, xp: Namespace) -> Array:
+    return _y_log_y(y, xp) - y * z - y + xp.exp(z)
+
+
+def poisson() -> Loss:
+    """``l = y ln(y/o) - y + o``: **half** the Poisson deviance; counts y >= 0, means o > 0."""
+    return Loss(_poisson, _d_poisson, "poisson", "exp", from_logits=_poisson_logits, target="count")
+
+
+def absolute_error() -> Loss:
+    """``l = |o - y|``, with derivative 0 where o = y."""
+    return Loss(lambda o, y, xp: xp.abs(o - y), lambda o, y, xp: xp.sign(o - y), "absolute_error")
+
+
+def huber(delta: float = 1.0) -> Loss:
+    """``l = r^2 / 2 where |r| <= delta, else delta (|r| - delta/2)``, with ``r = o - y``."""
+    _positive("delta", delta)
+
+    def clipped(r: Array, xp: Namespace) -> Array:
+        limit = xp.full_like(r, delta)
+        return xp.minimum(xp.maximum(r, -limit), limit)
+
+    def value(o: Array, y: Array, xp: Namespace) -> Array:
+        r = o - y
+        c = clipped(r, xp)
+        return c * (r - 0.5 * c)  # r^2/2 inside, delta |r| - delta^2/2 outside
+
+    return Loss(value, lambda o, y, xp: clipped(o - y, xp), "huber", parameters={"delta": delta})
+
+
+def quantile(q: float = 0.5) -> Loss:
+    """``l = max(q r, (q - 1) r)`` with ``r = y - o``, the pinball loss: o learns the q-quantile."""
+    if not 0 < q < 1:
+        raise ValueError(f"q must lie strictly between 0 and 1, got {q!r}")
+
+    def value(o: Array, y: Array, xp: Namespace) -> Array:
+        r = y - o
+        return xp.maximum(q * r, (q - 1) * r)
+
+    def gradient(o: Array, y: Array, xp: Namespace) -> Array:
+        # -q below the target, 1 - q above it, and 0 on it, between the two one-sided slopes.
+        side = xp.sign(o - y)
+        return 0.5 * side + (0.5 - q) * (side * side)
+
+    return Loss(value, gradient, "quantile", parameters={"q": q})
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0 or value == float("inf"):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+LOSSES: Mapping[str, Callable[..., Loss]] = {
+    "squared_error": squared_error,
+    "log_loss": log_loss,
+    "softmax_cross_entropy": softmax_cross_entropy,
+    "poisson": poisson,
+    "absolute_error": absolute_error,
+    "huber": huber,
+    "quantile": quantile,
+}
+"""Name to a function that makes the loss: ``LOSSES["quantile"](q=0.9)``."""
+
+
+def get(loss: str | Loss) -> Loss:
+    """The loss of that name; a :class:`Loss` is returned as it is.
+
+    >>> get("log_loss").output
+    'sigmoid'
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str) and loss in LOSSES:
+        return LOSSES[loss]()
+    raise ValueError(
+        f"loss must be one of {', '.join(sorted(LOSSES))}, or a Loss(value, gradient); got {loss!r}"
+    )
+
+
+def describe(loss: Loss) -> dict[str, Any]:
+    """Name and parameters, as a file keeps them."""
+    return {"name": loss.name, **loss.parameters}

@@ -1,0 +1,167 @@
+"""Backpropagation: the forward pass, the delta rule and the gradients, for any number of layers.
+
+Layers are numbered 1 .. L; ``a^0 = x``, ``W^l`` has shape (i, o) and ``delta^l = dE/dz^l`` shape
+(n, o)::
+
+    z^l = a^{l-1} W^l + b^l          a^l = f^l(z^l)                                (forward pass)
+    delta^L = s * dl/do * f'(z^L)                                                  (output delta)
+    delta^l = (delta^{l+1} W^{l+1}^T) * f'(z^l)                                    (delta rule)
+    dE/dW^l = a^{l-1}^T delta^l      dE/db^l = sum over examples of delta^l        (gradients)
+
+with ``s`` the share of each example in the mean, 1/n without weights. With dropout, the input of a
+layer is ``m * a`` for a mask ``m``, and ``m`` multiplies on the way back where it did on the way
+forth. Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", Nature
+323 (1986); the notation follows Nielsen, "Neural Networks and Deep Learning", chapter 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from portable_bp._typing import Array, Namespace, Params
+from portable_bp.equations import losses, regularizers
+from portable_bp.equations.activations import Activation
+from portable_bp.equations.affine import affine, affine_gradients, affine_inputs
+from portable_bp.equations.losses import Loss
+
+Masks = Sequence[Array | None]
+
+
+@dataclass(frozen=True)
+class Equations:
+    """What a network computes: one activation per layer, the loss, the penalties."""
+
+    activations: tuple[Activation, ...]
+    loss: Loss
+    l1: float = 0.0
+    l2: float = 0.0
+
+
+class Cache(NamedTuple):
+    """What the forward pass leaves for the backward pass: one entry per layer."""
+
+    inputs: tuple[Array, ...]
+    """``a^{l-1}``, what the layer multiplied: dropped out where there was a mask."""
+    z: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    """``f^l(z^l)``, before any mask."""
+
+
+def forward(
+    params: Params,
+    x: Array,
+    activations: Sequence[Activation],
+    *,
+    xp: Namespace,
+    masks: Masks = (),
+) -> Cache:
+    """The forward pass; ``masks[l]`` multiplies the input of layer l + 1 (None: no dropout)."""
+    inputs, zs, outputs = [], [], []
+    a = x
+    for l, ((W, b), activation) in enumerate(zip(params, activations, strict=True)):
+        mask = masks[l] if masks else None
+        if mask is not None:
+            a = a * mask
+        z = affine(a, W, b, xp=xp)
+        inputs.append(a)
+        zs.append(z)
+        a = activation.f(z, xp)
+        outputs.append(a)
+    return Cache(tuple(inputs), tuple(zs), tuple(outputs))
+
+
+def shares(x: Array, weights: Array | None, *, xp: Namespace) -> Array | float:
+    """``s``: the share of each example in the mean, 1/n or ``w_i / sum w`` of shape (n, 1).
+
+    Examples of a batch whose weights are all zero have no share: they move nothing.
+    """
+    if weights is None:
+        return 1 / x.shape[0]
+    total = xp.sum(weights, dtype=weights.dtype)
+    share: Array = weights / xp.where(total > 0, total, xp.ones_like(total))
+    return xp.expand_dims(share, axis=1)
+
+
+def mean_loss(
+    eq: Equations, params: Params, cache: Cache, y: Array, share: Array | float, *, xp: Namespace
+) -> Array:
+    """E: terms summed over outputs, averaged over examples, plus the penalties; a 0-d array."""
+    l = losses.terms(eq.loss, eq.activations[-1], cache.z[-1], cache.outputs[-1], y, xp)
+    data: Array = xp.sum(l * share, dtype=l.dtype)
+    return regularizers.penalised(data, params, eq.l1, eq.l2, xp=xp)
+
+
+def deltas(
+    eq: Equations,
+    params: Params,
+    cache: Cache,
+    y: Array,
+    share: Array | float,
+    *,
+    xp: Namespace,
+    masks: Masks = (),
+) -> tuple[Array, ...]:
+    """``delta^1 .. delta^L`` by the delta rule; nothing is computed for the input layer."""
+    z, a = cache.z, cache.outputs
+    delta = losses.output_delta(eq.loss, eq.activations[-1], z[-1], a[-1], y, xp) * share
+    found = [delta]
+    for l in range(len(params) - 2, -1, -1):
+        W = params[l + 1][0]
+        g = affine_inputs(delta, W, xp=xp)
+        mask = masks[l + 1] if masks else None
+        if mask is not None:
+            g = g * mask
+        delta = eq.activations[l].back(g, z[l], a[l], xp)
+        found.append(delta)
+    return tuple(reversed(found))
+
+
+def gradients(
+    eq: Equations, params: Params, cache: Cache, delta: Sequence[Array], *, xp: Namespace
+) -> Params:
+    """``(dE/dW^l, dE/db^l)`` for every layer, penalties included."""
+    found = []
+    for (W, _), a, d in zip(params, cache.inputs, delta, strict=True):
+        dW, db = affine_gradients(a, d, xp=xp)
+        found.append((regularizers.penalised_gradient(dW, W, eq.l1, eq.l2, xp=xp), db))
+    return tuple(found)
+
+
+def input_gradient(
+    params: Params, delta: Sequence[Array], *, xp: Namespace, masks: Masks = ()
+) -> Array:
+    """``dE/dx = delta^1 W^1^T``, shape (n, i): asked for apart, since training has no use for it."""
+    g = affine_inputs(delta[0], params[0][0], xp=xp)
+    mask = masks[0] if masks else None
+    return g if mask is None else g * mask
+
+
+def loss_and_gradients(
+    eq: Equations,
+    params: Params,
+    x: Array,
+    y: Array,
+    *,
+    xp: Namespace,
+    weights: Array | None = None,
+    masks: Masks = (),
+    report: bool = True,
+) -> tuple[Array | tuple[()], Params]:
+    """E and ``dE/d(params)``: one pass forth and one back.
+
+    Parameters
+    ----------
+    params : L pairs ``(W, b)``
+    x : (n, i)
+    y : (n, k)
+    weights : (n,), not negative; optional
+    masks : dropout masks, one per layer's input, None where there is none; optional
+    report : with False the value of E is not computed and ``()`` stands in its place
+    """
+    share = shares(x, weights, xp=xp)
+    cache = forward(params, x, eq.activations, xp=xp, masks=masks)
+    delta = deltas(eq, params, cache, y, share, xp=xp, masks=masks)
+    loss = mean_loss(eq, params, cache, y, share, xp=xp) if report else ()
+    return loss, gradients(eq, params, cache, delta, xp=xp)

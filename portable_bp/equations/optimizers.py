@@ -1,0 +1,265 @@
+"""Gradient descent and its kin: pure updates of one tensor, and of a tree of them.
+
+Notation: ``p`` a parameter, ``g = dE/dp``, ``eta`` the learning rate of this step, ``t = 1, 2, ...``
+the number of this step. An optimiser keeps ``slots`` for each parameter, arrays of its shape that
+start at zero. ``update`` maps ``(g, slots, p)`` to ``(p', slots')`` and touches nothing.
+
+Whatever changes from step to step is computed on the host in double precision by ``coefficients``
+and handed in as 0-d arrays: the same numbers on every backend, and nothing for a compiled step to
+bake in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from portable_bp._typing import Array, Namespace, Params
+from portable_bp.equations._group import group
+
+Slots = tuple[Array, ...]
+Coefficients = tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Plain gradient descent, and the base of all others: ``p' = p - eta g``."""
+
+    name: ClassVar[str] = "sgd"
+    slots: ClassVar[int] = 0
+    """How many arrays of a parameter's shape the optimiser keeps for it."""
+
+    def coefficients(self, t: int, eta: float) -> tuple[float, ...]:
+        """The numbers that step ``t`` (from 1) with rate ``eta`` needs, in double precision."""
+        return (eta,)
+
+    def update(
+        self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
+    ) -> tuple[Array, Slots]:
+        """One tensor: ``(g, slots, p)`` to ``(p', slots')``; ``c`` are the coefficients as arrays."""
+        (eta,) = c
+        return p - eta * g, ()
+
+
+@dataclass(frozen=True)
+class Momentum(Optimizer):
+    """``v' = mu v - eta g``, ``p' = p + v'`` (Polyak, 1964; form of Sutskever et al., ICML 2013).
+
+    With a constant rate the parameters are those of ``torch.optim.SGD(momentum=mu)``, which applies
+    the rate to the velocity instead.
+    """
+
+    name: ClassVar[str] = "momentum"
+    slots: ClassVar[int] = 1
+    mu: float = 0.9
+
+    def update(
+        self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
+    ) -> tuple[Array, Slots]:
+        (eta,) = c
+        v = self.mu * slots[0] - eta * g
+        return p + v, (v,)
+
+
+@dataclass(frozen=True)
+class Nesterov(Optimizer):
+    """``v' = mu v - eta g``, ``p' = p + mu v' - eta g`` (Nesterov, 1983; Sutskever et al., 2013)."""
+
+    name: ClassVar[str] = "nesterov"
+    slots: ClassVar[int] = 1
+    mu: float = 0.9
+
+    def update(
+        self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
+    ) -> tuple[Array, Slots]:
+        (eta,) = c
+        d = eta * g
+        v = self.mu * slots[0] - d
+        return p + (self.mu * v - d), (v,)
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """``s' = s + g^2``, ``p' = p - eta g / (sqrt(s') + eps)`` (Duchi et al., JMLR 12, 2011)."""
+
+    name: ClassVar[str] = "adagrad"
+    slots: ClassVar[int] = 1
+    eps: float = 1e-10
+
+    def update(
+        self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
+    ) -> tuple[Array, Slots]:
+        (eta,) = c
+        s = slots[0] + g * g
+        return p - eta * (g / (xp.sqrt(s) + self.eps)), (s,)
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """``s' = rho s + (1 - rho) g^2``, ``p' = p - eta g / (sqrt(s') + eps)`` (Hinton, 2012)."""
+
+    name: ClassVar[str] = "rmsprop"
+    slots: ClassVar[int] = 1
+    rho: float = 0.99
+    eps: float = 1e-8
+
+    def update(
+        self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
+    ) -> tuple[Array, Slots]:
+        (eta,) = c
+        s = self.rho * slots[0] + (1 - self.rho) * (g * g)
+        return p - eta * (g / (xp.sqrt(s) + self.eps)), (s,)
+
+
+@group
+def _adam(
+    g: Array,
+    m: Array,
+    v: Array,
+    p: Array,
+    alpha: Array,
+    eps: Array,
+    beta1: float,
+    beta2: float,
+    *,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * (g * g)
+    return p - alpha * (m / (xp.sqrt(v) + eps)), m, v
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """``m' = beta1 m + (1 - beta1) g``, ``v' = beta2 v + (1 - beta2) g^2``,
+    ``p' = p - eta m^ / (sqrt(v^) + eps)`` with ``m^ = m' / (1 - beta1^t)``, ``v^ = v' / (1 - beta2^t)``
+    (Kingma and Ba, ICLR 2015).
+
+    Computed as ``p - alpha m' / (sqrt(v') + eps')`` with ``alpha = eta sqrt(1 - beta2^t) /
+    (1 - beta1^t)`` and ``eps' = eps sqrt(1 - beta2^t)``: the same number, the corrections folded into
+    two coefficients.
+    """
+
+    name: ClassVar[str] = "adam"
+    slots: ClassVar[int] = 2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def coefficients(self, t: int, eta: float) -> tuple[float, ...]:
+        root = (1 - self.beta2**t) ** 0.5
+        return eta * root / (1 - self.beta1**t), self.eps * root
+
+    def update(
+        self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
+    ) -> tuple[Array, Slots]:
+        (m, v), (alpha, eps) = slots, c
+        p, m, v = _adam(g, m, v, p, alpha, eps, self.beta1, self.beta2, xp=xp)
+        return p, (m, v)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay: first ``p <- (1 - eta decay) p`` (Loshchilov and Hutter, 2019).
+
+    As in PyTorch, the decay is of all parameters, biases among them.
+    """
+
+    name: ClassVar[str] = "adamw"
+    decay: float = 0.01
+
+    def coefficients(self, t: int, eta: float) -> tuple[float, ...]:
+        return (*super().coefficients(t, eta), 1 - eta * self.decay)
+
+    def update(
+        self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
+    ) -> tuple[Array, Slots]:
+        return super().update(g, slots, c[2] * p, c[:2], xp=xp)
+
+
+OPTIMIZERS: Mapping[str, type[Optimizer]] = {
+    o.name: o for o in (Optimizer, Momentum, Nesterov, Adagrad, RMSprop, Adam, AdamW)
+}
+
+
+def get(optimizer: str | Optimizer) -> Optimizer:
+    """The optimiser of that name with its defaults; an :class:`Optimizer` is returned as it is.
+
+    >>> get("adam").coefficients(t=1, eta=0.1)
+    (0.0316..., 3.16...e-10)
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
+        return OPTIMIZERS[optimizer]()
+    raise ValueError(
+        f"optimizer must be one of {', '.join(sorted(OPTIMIZERS))}, or an Optimizer; "
+        f"got {optimizer!r}"
+    )
+
+
+def describe(optimizer: Optimizer) -> dict[str, Any]:
+    """Name and parameters, as a file keeps them."""
+    return {"name": optimizer.name, **asdict(optimizer)}
+
+
+def init(optimizer: Optimizer, params: Params, *, xp: Namespace) -> tuple[Any, ...]:
+    """Zeros for every slot of every parameter: ``slots[s]`` has the form of ``params``."""
+    return tuple(
+        tuple((xp.zeros_like(W), xp.zeros_like(b)) for W, b in params)
+        for _ in range(optimizer.slots)
+    )
+
+
+def apply(
+    optimizer: Optimizer,
+    grads: Params,
+    slots: tuple[Any, ...],
+    params: Params,
+    c: Coefficients,
+    *,
+    xp: Namespace,
+) -> tuple[Params, tuple[Any, ...]]:
+    """The update of every tensor: ``(grads, slots, params)`` to ``(params', slots')``."""
+    new_params = []
+    new_slots: tuple[list[Any], ...] = tuple([] for _ in slots)
+    for l, (layer, layer_grads) in enumerate(zip(params, grads, strict=True)):
+        layer_slots = [s[l] for s in slots]
+        updated = [
+            optimizer.update(g, tuple(s[i] for s in layer_slots), p, c, xp=xp)
+            for i, (p, g) in enumerate(zip(layer, layer_grads, strict=True))
+        ]
+        new_params.append((updated[0][0], updated[1][0]))
+        for kept, *pair in zip(new_slots, updated[0][1], updated[1][1], strict=True):
+            kept.append(tuple(pair))
+    return tuple(new_params), tuple(tuple(s) for s in new_slots)
+
+
+def clip_by_value(grads: Params, limit: float, *, xp: Namespace) -> Params:
+    """Each entry of each gradient brought into [-limit, limit]."""
+
+    def clip(g: Array) -> Array:
+        bound = xp.full_like(g, limit)
+        return xp.minimum(xp.maximum(g, -bound), bound)
+
+    return tuple((clip(dW), clip(db)) for dW, db in grads)
+
+
+def global_norm(grads: Params, *, xp: Namespace) -> Array:
+    """``||g||``: the square root of the sum of squares over all gradients together; a 0-d array.
+
+    The entries are divided by the largest of them first: squares neither overflow nor vanish.
+    """
+    tensors = [g for layer in grads for g in layer]
+    largest = xp.max(xp.stack([xp.max(xp.abs(g)) for g in tensors]))
+    scale = xp.where(largest > 0, largest, xp.ones_like(largest))
+    parts = [xp.sum((g / scale) * (g / scale), dtype=g.dtype) for g in tensors]
+    return scale * xp.sqrt(xp.sum(xp.stack(parts), dtype=scale.dtype))
+
+
+def clip_by_global_norm(grads: Params, limit: float, *, xp: Namespace) -> Params:
+    """All gradients times ``min(1, limit / ||g||)``: the direction stays (Pascanu et al., 2013)."""
+    norm = global_norm(grads, xp=xp)
+    factor = limit / xp.maximum(norm, xp.full_like(norm, limit))
+    return tuple((dW * factor, db * factor) for dW, db in grads)

@@ -1,0 +1,73 @@
+"""Counter-based random bits: Philox4x32-10, in 32-bit words, as array arithmetic.
+
+The bits are a pure function of a key and a counter, so that they can be made inside a compiled step,
+on any device, and are the same everywhere. Salmon, Moraes, Dror and Shaw, "Parallel random numbers:
+as easy as 1, 2, 3", SC11 (2011).
+"""
+
+from __future__ import annotations
+
+from portable_bp._typing import Array, Namespace
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+_LOW = 0xFFFF
+_WORD = 0xFFFFFFFF
+
+
+def _multiply(x: Array, m: int) -> tuple[Array, Array]:
+    """High and low 32-bit words of ``x * m``, from 16-bit halves: no product exceeds 32 bits."""
+    m_high, m_low = m >> 16, m & _LOW
+    x_high, x_low = x >> 16, x & _LOW
+    low = x_low * m_low
+    cross = x_high * m_low + (low >> 16)
+    middle = x_low * m_high + (cross & _LOW)
+    high = x_high * m_high + (cross >> 16) + (middle >> 16)
+    return high, ((middle & _LOW) << 16) | (low & _LOW)
+
+
+def philox(
+    counter: tuple[Array, Array, Array, Array], key: tuple[int, int]
+) -> tuple[Array, Array, Array, Array]:
+    """Philox4x32-10 of a 128-bit counter and a 64-bit key.
+
+    Parameters
+    ----------
+    counter : four arrays of words that broadcast together; the last is 0-d
+    key : two Python integers in [0, 2^32)
+    """
+    c0, c1, c2, c3 = counter
+    zero = c3 & 0
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
+        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
+        c0, c2 = high1 ^ c1 ^ _word(k0, zero), high0 ^ c3 ^ _word(k1, zero)
+        c1, c3 = low1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return c0, c1, c2, c3
+
+
+def _word(c: int, zero: Array) -> Array:
+    """The constant c as a 0-d array, built in halves: some libraries take no integer above 2^31."""
+    return (zero | (c >> 16)) << 16 | (c & _LOW)
+
+
+def words(n: int, index: Array, *, seed: int, layer: int, step: Array, xp: Namespace) -> Array:
+    """``n`` uniform 32-bit words for one layer at one step, shape (n,).
+
+    Word ``i`` is word ``i // q`` of the four that Philox makes of the counter ``(i mod q, step,
+    layer, 0)`` under the key ``seed``, with ``q = ceil(n / 4)`` counters.
+
+    Parameters
+    ----------
+    index : the integers 0, 1, 2, ..., at least q of them, in a dtype that holds 32-bit words
+    seed : 0 <= seed < 2^64
+    layer : 0 <= layer < 2^15
+    step : 0-d array of the same dtype
+    """
+    q = -(-n // 4)
+    zero = step & 0
+    out = philox((index[:q], step, zero | layer, zero), (seed & _WORD, seed >> 32))
+    return xp.concat(out)[:n]

@@ -1,0 +1,59 @@
+"""Penalties on the weights beside their gradients, and dropout."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from portable_bp._typing import Array, Namespace, Params
+from portable_bp.equations.random import words
+
+
+def penalised(loss: Array, params: Params, l1: float, l2: float, *, xp: Namespace) -> Array:
+    """``E + l1 sum |W| + l2/2 sum W^2`` over the weights of all layers; biases are not penalised."""
+    for W, _ in params:
+        if l1:
+            loss = loss + l1 * xp.sum(xp.abs(W), dtype=W.dtype)
+        if l2:
+            loss = loss + (0.5 * l2) * xp.sum(W * W, dtype=W.dtype)
+    return loss
+
+
+def penalised_gradient(dW: Array, W: Array, l1: float, l2: float, *, xp: Namespace) -> Array:
+    """``dE/dW + l1 sign(W) + l2 W``, with sign(0) = 0."""
+    if l1:
+        dW = dW + l1 * xp.sign(W)
+    if l2:
+        dW = dW + l2 * W
+    return dW
+
+
+def dropout_mask(
+    shape: tuple[int, int],
+    dtype: Any,
+    rate: float,
+    index: Array,
+    *,
+    seed: int,
+    layer: int,
+    step: Array,
+    xp: Namespace,
+) -> Array:
+    """Inverted dropout: each entry is 0 with probability ``rate``, else ``1 / (1 - rate)``.
+
+    The expectation of ``m * a`` is ``a``, so nothing is rescaled at prediction (Srivastava et al.,
+    JMLR 15, 2014). The random words are a function of (seed, layer, step, position) alone: the same
+    mask on every backend, made where the data are.
+
+    Parameters
+    ----------
+    shape, dtype : of the mask
+    rate : in [0, 1)
+    index : the integers 0, 1, 2, ..., a quarter as many as the mask has entries, or more
+    seed, layer : Python integers
+    step : 0-d array of the dtype of ``index``, the number of this step
+    """
+    w = words(math.prod(shape), index, seed=seed, layer=layer, step=step, xp=xp)
+    # A 24-bit comparison: exact on every backend, and small enough for any integer dtype.
+    keep = xp.reshape(w >> 8, shape) >= round(rate * 2**24)
+    return xp.astype(keep, dtype) * (1 / (1 - rate))

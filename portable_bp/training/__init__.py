@@ -1,0 +1,1 @@
+"""Training: one pure step, batches, epochs, stopping."""

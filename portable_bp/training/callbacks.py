@@ -1,0 +1,141 @@
+"""What can happen between two epochs: watching, stopping early, a progress bar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from portable_bp import checks
+from portable_bp._typing import Params
+from portable_bp.training.history import History
+
+if TYPE_CHECKING:
+    from portable_bp.mlp import MLP
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What a callback is shown after each epoch."""
+
+    epoch: int
+    """The number of this epoch, from 1."""
+    epochs: int
+    """How many are planned."""
+    row: Mapping[str, float]
+    """This epoch's numbers: ``loss``, ``learning_rate``, ``validation_loss``, ..."""
+    history: History
+    network: MLP
+    params: Callable[[], Params]
+    """Call it for a private copy of the parameters as they are now."""
+
+
+class Callback(Protocol):
+    """Any function of an :class:`EpochEnd`; one that returns True stops the training.
+
+    An object may also have ``begin(net, epochs)`` and ``end()``, called around the run whatever
+    happens in it, and ``state()`` / ``restore(state)`` (a JSON value) so that a resumed run goes on
+    where it stood.
+    """
+
+    def __call__(self, end: EpochEnd, /) -> bool | None: ...
+
+
+@dataclass
+class EarlyStopping:
+    """Stop when the watched quantity has not improved for ``patience`` epochs.
+
+    Parameters
+    ----------
+    patience : int, default 10
+    monitor : str, optional
+        A column of the history; by default ``validation_loss``, without validation ``loss``.
+        A quantity whose name holds ``accuracy`` or ``r2`` is to grow, any other to fall.
+    min_delta : float, default 0
+        A smaller change is no improvement.
+    restore_best : bool, default True
+        Give back the parameters of the best epoch instead of the last.
+    """
+
+    patience: int = 10
+    monitor: str | None = None
+    min_delta: float = 0.0
+    restore_best: bool = True
+    best: float = field(default=math.inf, init=False)
+    waited: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        checks.positive_int("patience", self.patience)
+        checks.real("min_delta", self.min_delta, low=0)
+
+    def begin(self, net: MLP, epochs: int) -> None:
+        """Forget an earlier run."""
+        self.best, self.waited = math.inf, 0
+
+    def score(self, row: Mapping[str, float]) -> float:
+        """The watched quantity of an epoch, with the sign that makes smaller better."""
+        name = self.monitor or ("validation_loss" if "validation_loss" in row else "loss")
+        if name not in row:
+            raise ValueError(f"monitor must be one of {', '.join(row)}; got {name!r}")
+        return -row[name] if "accuracy" in name or "r2" in name else row[name]
+
+    def __call__(self, end: EpochEnd, /) -> bool:
+        score = self.score(end.row)
+        if score < self.best - self.min_delta:
+            self.best, self.waited = score, 0
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"best": self.best if self.best < math.inf else None, "waited": self.waited}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        self.best = math.inf if state["best"] is None else float(state["best"])
+        self.waited = int(state["waited"])
+
+
+class ProgressBar:
+    """One line that grows with the epochs and shows their numbers; needs ``rich``.
+
+    ``portable_bp.fit(..., progress=True)`` makes one.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+            )
+        except ImportError as error:
+            raise ImportError(
+                "a progress bar needs rich: pip install 'portable-bp[cli]'"
+            ) from error
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+        )
+        self._task: Any = None
+
+    def begin(self, net: MLP, epochs: int) -> None:
+        """Show the empty bar."""
+        self._task = self._bar.add_task("training", total=epochs, numbers="")
+        self._bar.start()
+
+    def __call__(self, end: EpochEnd, /) -> None:
+        shown = {k: v for k, v in end.row.items() if k not in ("seconds", "learning_rate")}
+        numbers = "  ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in shown.items())
+        self._bar.update(self._task, completed=end.epoch, numbers=numbers)
+
+    def end(self) -> None:
+        """Leave the last line standing."""
+        self._bar.stop()

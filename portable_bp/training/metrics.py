@@ -1,0 +1,40 @@
+"""The number that an epoch is judged by, beside its loss: accuracy, or R squared."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from portable_bp._typing import HostArray
+from portable_bp.equations.losses import Loss
+
+
+def metric_name(loss: Loss) -> str:
+    """``"accuracy"`` for a classification loss, else ``"r2"``."""
+    return "accuracy" if loss.classes else "r2"
+
+
+def metric(loss: Loss, out: HostArray, y: HostArray, weights: HostArray | None = None) -> float:
+    """Accuracy (the share of right decisions), or ``R^2 = 1 - sum (y - o)^2 / sum (y - mean)^2``.
+
+    Parameters
+    ----------
+    out, y : (n, k) outputs and targets (one-hot for classes)
+    weights : (n,), optional
+
+    Notes
+    -----
+    With several outputs, accuracy counts each output of ``log_loss`` by itself, and R squared is
+    the mean over outputs. R squared of a constant target is 1 for a perfect prediction, else 0.
+    """
+    w = np.ones(len(out)) if weights is None else weights
+    if loss.target == "class":
+        right = (np.argmax(out, axis=1) == np.argmax(y, axis=1)).astype(np.float64)
+        return float(np.average(right, weights=w))
+    if loss.target == "binary":
+        return float(np.average(np.mean((out > 0.5) == (y > 0.5), axis=1), weights=w))
+    y = y.astype(np.float64)
+    residual = np.average((y - out) ** 2, axis=0, weights=w)
+    spread = np.average((y - np.average(y, axis=0, weights=w)) ** 2, axis=0, weights=w)
+    constant = spread == 0
+    score = np.where(constant, residual == 0, 1 - residual / np.where(constant, 1, spread))
+    return float(np.mean(score))

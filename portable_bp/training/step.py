@@ -1,0 +1,79 @@
+"""One training step, a pure function: what stands in the door between equations and backends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from portable_bp._typing import Array, Namespace, Step, Tree
+from portable_bp.equations import losses, network, optimizers, regularizers
+from portable_bp.equations.network import Equations
+from portable_bp.equations.optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one step does.
+
+    ``counters`` and ``classes`` are constants on the device: 0, 1, 2, ... for the random words of
+    dropout, and the class labels 0 .. k-1 when the targets of a batch are integers.
+    """
+
+    equations: Equations
+    optimizer: Optimizer
+    dropout: tuple[float, ...] = ()
+    seed: int = 0
+    counters: Any = None
+    classes: Any = None
+    weighted: bool = False
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    report: bool = True
+
+
+def make_step(plan: StepPlan) -> Step:
+    """``step(xp, state, batch) -> (state, loss)``.
+
+    ``state = (params, slots)``. ``batch = (x, y, now)``, or ``(x, y, weights, now)`` when weighted;
+    ``now = (number, *coefficients)``: the number of the step, which keys the random bits, and the
+    optimiser's coefficients. The loss is ``()`` when the plan does not report it.
+    """
+    eq, optimizer = plan.equations, plan.optimizer
+
+    def masks(x: Array, params: Tree, number: Array, xp: Namespace) -> list[Array | None]:
+        found: list[Array | None] = [None]  # the input is not dropped out
+        for l, rate in enumerate(plan.dropout, start=1):
+            shape = (x.shape[0], params[l - 1][1].shape[0])
+            found.append(
+                regularizers.dropout_mask(
+                    shape, x.dtype, rate, plan.counters,
+                    seed=plan.seed, layer=l, step=number, xp=xp,
+                ) if rate else None
+            )  # fmt: skip
+        return found
+
+    def step(xp: Namespace, state: Tree, batch: Tree) -> tuple[Tree, Tree]:
+        params, slots = state
+        x, y, *weights, (number, *coefficients) = batch
+        if y.ndim == 1:
+            y = losses.one_hot(y, plan.classes, x.dtype, xp=xp)
+        loss, grads = network.loss_and_gradients(
+            eq,
+            params,
+            x,
+            y,
+            xp=xp,
+            weights=weights[0] if plan.weighted else None,
+            masks=masks(x, params, number, xp) if any(plan.dropout) else (),
+            report=plan.report,
+        )
+        if plan.clip_value is not None:
+            grads = optimizers.clip_by_value(grads, plan.clip_value, xp=xp)
+        if plan.clip_norm is not None:
+            grads = optimizers.clip_by_global_norm(grads, plan.clip_norm, xp=xp)
+        params, slots = optimizers.apply(
+            optimizer, grads, slots, params, tuple(coefficients), xp=xp
+        )
+        return (params, slots), loss
+
+    return step
