@@ -1,0 +1,43 @@
+# Every target creates what it needs: python3 (3.11 or newer) and make are enough.
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# One BLAS thread per test worker: two workers on two cores do not fight for them.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: train test test-all lint mutants clean
+
+train: $(VENV)/.cli
+	$(BIN)/portable-bp train digits
+
+test: $(VENV)/.test lint
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.test lint
+	$(PYTEST)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+mutants: $(VENV)/.test
+	$(BIN)/python tools/mutants.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.cli: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[cli,plot]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[test]'
+	touch $@ $(VENV)/.cli
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,171 @@
+"""The arithmetic of optimisers, clipping and schedules against PyTorch's, with given gradients."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import portable_bp
+from portable_bp.equations import initializers, optimizers, schedules
+
+XP = portable_bp.get_backend("numpy").xp
+
+PEERS = {
+    "sgd": (optimizers.Optimizer(), lambda p: torch.optim.SGD(p, lr=0.05)),
+    "momentum": (
+        optimizers.Momentum(mu=0.8),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8),
+    ),
+    "nesterov": (
+        optimizers.Nesterov(mu=0.8),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8, nesterov=True),
+    ),
+    "adagrad": (optimizers.Adagrad(), lambda p: torch.optim.Adagrad(p, lr=0.05)),
+    "rmsprop": (optimizers.RMSprop(), lambda p: torch.optim.RMSprop(p, lr=0.05)),
+    "adam": (optimizers.Adam(), lambda p: torch.optim.Adam(p, lr=0.05)),
+    "adamw": (optimizers.AdamW(), lambda p: torch.optim.AdamW(p, lr=0.05)),
+}
+
+
+def test_every_optimizer_has_a_peer():
+    assert set(PEERS) == set(optimizers.OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_fifty_steps_equal_those_of_torch(name):
+    ours, make = PEERS[name]
+    rng = np.random.default_rng(0)
+    params = ((rng.normal(size=(3, 4)), rng.normal(size=4)), (rng.normal(size=(4, 2)), np.ones(2)))
+    theirs = [torch.nn.Parameter(torch.tensor(p)) for pair in params for p in pair]
+    peer = make(theirs)
+    slots = optimizers.init(ours, params, xp=XP)
+    assert len(slots) == ours.slots
+    for t in range(1, 51):
+        grads = tuple(
+            (rng.normal(size=W.shape) * 10.0 ** rng.integers(-4, 2), rng.normal(size=b.shape))
+            for W, b in params
+        )
+        c = tuple(np.asarray(v) for v in ours.coefficients(t, 0.05))
+        params, slots = optimizers.apply(ours, grads, slots, params, c, xp=XP)
+        for p, g in zip(theirs, (g for pair in grads for g in pair), strict=True):
+            p.grad = torch.tensor(g)
+        peer.step()
+    for mine, other in zip((p for pair in params for p in pair), theirs, strict=True):
+        np.testing.assert_allclose(mine, other.detach().numpy(), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("limit", [0.1, 5.0, 1e6])
+def test_clipping_equals_that_of_torch(limit):
+    rng = np.random.default_rng(1)
+    grads = ((rng.normal(size=(3, 4)), rng.normal(size=4)),)
+    flat = [torch.nn.Parameter(torch.zeros(g.shape, dtype=torch.float64)) for g in grads[0]]
+    for p, g in zip(flat, grads[0], strict=True):
+        p.grad = torch.tensor(g)
+    norm = torch.nn.utils.clip_grad_norm_(flat, limit)
+    assert float(optimizers.global_norm(grads, xp=XP)) == pytest.approx(float(norm), rel=1e-13)
+    # torch adds 1e-6 to the norm before it divides.
+    for mine, p in zip(optimizers.clip_by_global_norm(grads, limit, xp=XP)[0], flat, strict=True):
+        np.testing.assert_allclose(mine, p.grad.numpy(), rtol=1e-6)
+    clipped = optimizers.clip_by_value(grads, limit, xp=XP)
+    np.testing.assert_array_equal(clipped[0][0], np.clip(grads[0][0], -limit, limit))
+
+
+def test_the_norm_of_huge_and_of_zero_gradients():
+    huge = ((np.full((2, 2), 1e30, dtype=np.float32), np.zeros(2, dtype=np.float32)),)
+    assert float(optimizers.global_norm(huge, xp=XP)) == pytest.approx(2e30, rel=1e-6)
+    zero = ((np.zeros((2, 2)), np.zeros(2)),)
+    assert float(optimizers.global_norm(zero, xp=XP)) == 0
+    assert not optimizers.clip_by_global_norm(zero, 1.0, xp=XP)[0][0].any()
+
+
+def torch_rates(make, steps, rate=0.5):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+    scheduler = make(optimizer)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+LR = torch.optim.lr_scheduler
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer"),
+    [
+        (schedules.Constant(0.5), lambda o: LR.ConstantLR(o, factor=1.0)),
+        (schedules.StepDecay(0.5, every=7, gamma=0.3), lambda o: LR.StepLR(o, 7, 0.3)),
+        (schedules.Exponential(0.5, gamma=0.9), lambda o: LR.ExponentialLR(o, 0.9)),
+        (
+            schedules.InverseScaling(0.5, power=0.7),
+            lambda o: LR.LambdaLR(o, lambda t: (t + 1) ** -0.7),
+        ),
+        (
+            schedules.Cosine(0.5, final=0.1),
+            lambda o: LR.CosineAnnealingLR(o, 40, eta_min=0.1),
+        ),
+        (
+            schedules.LinearWarmup(0.5, warmup=10),
+            lambda o: LR.LinearLR(o, start_factor=0.1, total_iters=9),
+        ),
+        (schedules.OneCycle(0.5), lambda o: LR.OneCycleLR(o, 0.5, total_steps=40)),
+    ],
+    ids=lambda v: getattr(v, "name", ""),
+)
+def test_schedules_equal_those_of_torch(ours, peer):
+    mine = [ours(t, 40) for t in range(40)]
+    np.testing.assert_allclose(mine, torch_rates(peer, 40), rtol=1e-12)
+
+
+def test_reduce_on_plateau_equals_that_of_torch():
+    watched = [1.0, 0.9, 0.91, 0.92, 0.93, 0.5, 0.51, 0.5, 0.5, 0.5, 0.4, 0.39, 0.4, 0.4, 0.4, 0.4]
+    ours = schedules.ReduceOnPlateau(0.5, factor=0.2, patience=2, minimum=0.01)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    peer = LR.ReduceLROnPlateau(optimizer, factor=0.2, patience=2, min_lr=0.01)
+    state = (0.5, math.inf, 0)
+    for loss in watched:
+        peer.step(loss)
+        state = ours.observe(state, loss)
+        assert state[0] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+    assert state[0] < 0.5
+
+
+def test_every_schedule_is_positive_over_its_run():
+    for kind in schedules.SCHEDULES.values():
+        if kind is not schedules.ReduceOnPlateau:
+            rates = [kind(0.1)(t, 200) for t in range(200)]
+            assert all(0 < rate <= 0.1 + 1e-12 for rate in rates), kind
+
+
+@pytest.mark.parametrize("name", [n for n in initializers.INITIALIZERS if n != "zeros"])
+def test_initial_variance(name):
+    net = portable_bp.MLP([400, 250], initializer=name)
+    ((W, b),) = net.init(seed=0, dtype="float64")
+    rule, _, distribution = name.rpartition("_")
+    variance = {"glorot": 2 / 650, "he": 2 / 400, "lecun": 1 / 400}[rule]
+    assert W.var() == pytest.approx(variance, rel=0.02)
+    assert abs(W.mean()) < 4 * math.sqrt(variance / W.size)
+    assert not b.any()
+    if distribution == "uniform":
+        assert abs(W).max() <= math.sqrt(3 * variance)
+    else:
+        kurtosis = ((W / W.std()) ** 4).mean()
+        assert kurtosis == pytest.approx(3, abs=0.1)
+
+
+def test_given_and_zero_parameters():
+    W, b = np.arange(6.0).reshape(3, 2), np.array([1.0, 2.0])
+    net = portable_bp.MLP([3, 2], initializer=((W, b),))
+    ((V, c),) = net.init(dtype="float64")
+    np.testing.assert_array_equal(V, W)
+    np.testing.assert_array_equal(c, b)
+    V += 1
+    np.testing.assert_array_equal(net.init(dtype="float64")[0][0], W)
+    assert not portable_bp.MLP([3, 2], initializer="zeros").init()[0][0].any()
+    with pytest.raises(ValueError, match=r"given parameters have the shapes"):
+        portable_bp.MLP([4, 2], initializer=((W, b),))
