@@ -25,6 +25,7 @@ from portable_bp.equations import losses, regularizers
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.affine import affine, affine_gradients, affine_inputs
 from portable_bp.equations.losses import Loss
+from portable_bp.equations.regularizers import Coefficient
 
 Masks = Sequence[Array | None]
 
@@ -35,8 +36,8 @@ class Equations:
 
     activations: tuple[Activation, ...]
     loss: Loss
-    l1: float = 0.0
-    l2: float = 0.0
+    l1: Coefficient = 0.0
+    l2: Coefficient = 0.0
 
 
 class Cache(NamedTuple):

@@ -8,22 +8,33 @@ from typing import Any
 from portable_bp._typing import Array, Namespace, Params
 from portable_bp.equations.random import words
 
+Coefficient = float | Array
+"""Of a penalty: a constant, or a 0-d array where it changes from step to step."""
 
-def penalised(loss: Array, params: Params, l1: float, l2: float, *, xp: Namespace) -> Array:
+
+def _applies(c: Coefficient) -> bool:
+    return not isinstance(c, int | float) or c != 0
+
+
+def penalised(
+    loss: Array, params: Params, l1: Coefficient, l2: Coefficient, *, xp: Namespace
+) -> Array:
     """``E + l1 sum |W| + l2/2 sum W^2`` over the weights of all layers; biases are not penalised."""
     for W, _ in params:
-        if l1:
+        if _applies(l1):
             loss = loss + l1 * xp.sum(xp.abs(W), dtype=W.dtype)
-        if l2:
+        if _applies(l2):
             loss = loss + (0.5 * l2) * xp.sum(W * W, dtype=W.dtype)
     return loss
 
 
-def penalised_gradient(dW: Array, W: Array, l1: float, l2: float, *, xp: Namespace) -> Array:
+def penalised_gradient(
+    dW: Array, W: Array, l1: Coefficient, l2: Coefficient, *, xp: Namespace
+) -> Array:
     """``dE/dW + l1 sign(W) + l2 W``, with sign(0) = 0."""
-    if l1:
+    if _applies(l1):
         dW = dW + l1 * xp.sign(W)
-    if l2:
+    if _applies(l2):
         dW = dW + l2 * W
     return dW
 

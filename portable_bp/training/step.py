@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from portable_bp._typing import Array, Namespace, Step, Tree
@@ -29,6 +29,8 @@ class StepPlan:
     clip_value: float | None = None
     clip_norm: float | None = None
     report: bool = True
+    l2_each_step: bool = False
+    """The coefficient of the L2 penalty comes with each step, as the last of its numbers."""
 
 
 def make_step(plan: StepPlan) -> Step:
@@ -36,7 +38,7 @@ def make_step(plan: StepPlan) -> Step:
 
     ``state = (params, slots)``. ``batch = (x, y, now)``, or ``(x, y, weights, now)`` when weighted;
     ``now = (number, *coefficients)``: the number of the step, which keys the random bits, and the
-    optimiser's coefficients. The loss is ``()`` when the plan does not report it.
+    optimiser's coefficients; with ``l2_each_step`` that of the L2 penalty comes last. The loss is ``()`` when the plan does not report it.
     """
     eq, optimizer = plan.equations, plan.optimizer
 
@@ -55,10 +57,14 @@ def make_step(plan: StepPlan) -> Step:
     def step(xp: Namespace, state: Tree, batch: Tree) -> tuple[Tree, Tree]:
         params, slots = state
         x, y, *weights, (number, *coefficients) = batch
+        penalised = eq
+        if plan.l2_each_step:
+            *coefficients, l2 = coefficients
+            penalised = replace(eq, l2=l2)
         if y.ndim == 1:
             y = losses.one_hot(y, plan.classes, x.dtype, xp=xp)
         loss, grads = network.loss_and_gradients(
-            eq,
+            penalised,
             params,
             x,
             y,
