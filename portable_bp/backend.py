@@ -189,6 +189,14 @@ class Backend(ABC):
         """A copy on the same device."""
         return self.xp.asarray(array, copy=True)
 
+    def upload(self, values: HostArray, dtype: str) -> Array:
+        """:meth:`asarray` for a thread beside the computation: returns when the copy has arrived."""
+        return self.asarray(values, dtype)
+
+    def free_memory(self) -> int | None:
+        """Bytes that could be allocated on the device now; None where that is the host's memory."""
+        return None
+
     def scope(self) -> AbstractContextManager[Any]:
         """Entered around every computation: device, precision and autograd settings."""
         return nullcontext()

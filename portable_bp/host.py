@@ -2,8 +2,8 @@
 
 Everything random starts here, in the host's memory, from NumPy's Philox bit generator keyed by
 ``(seed, purpose, ...)``, and is then handed to the backend: the same seed gives the same start
-parameters, the same batches and the same splits on every backend. Only the raw words of the
-generator are used, since NumPy promises those to stay the same between its versions.
+parameters, the same batches and the same splits on every backend. Only what NumPy promises to keep
+between its versions is used: the raw words of a bit generator, and ``RandomState``.
 """
 
 from __future__ import annotations
@@ -48,9 +48,12 @@ def draw(scale: Scale, shape: tuple[int, ...], seed: int, layer: int) -> HostArr
 
 
 def permutation(n: int, seed: int, purpose: int, *key: int) -> HostArray:
-    """A shuffle of 0 .. n-1 (int64): the order of n random words."""
-    order: HostArray = np.argsort(raw_words(n, seed, purpose, *key), kind="stable")
-    return order
+    """A shuffle of 0 .. n-1 (int64).
+
+    By ``RandomState``, the one class whose algorithms NumPy has promised never to change (NEP 19).
+    """
+    source = np.random.Philox(np.random.SeedSequence((seed, purpose, *key)))
+    return np.random.RandomState(source).permutation(n).astype(np.int64, copy=False)
 
 
 def as_seed(seed: Any) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
 import array_api_compat.numpy
+import numpy as np
 
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend, extend
@@ -57,3 +59,8 @@ class NumpyBackend(Backend):
 
     def copy(self, array: Any) -> Any:
         return native_copy(array)
+
+    def scope(self) -> AbstractContextManager[Any]:
+        # What is not finite is reported by the training loop, with its cause; a user's
+        # np.seterr(all="raise") would stop at a harmless underflow.
+        return np.errstate(all="ignore")

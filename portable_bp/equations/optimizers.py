@@ -30,8 +30,11 @@ class Optimizer:
     slots: ClassVar[int] = 0
     """How many arrays of a parameter's shape the optimiser keeps for it."""
 
-    def coefficients(self, t: int, eta: float) -> tuple[float, ...]:
-        """The numbers that step ``t`` (from 1) with rate ``eta`` needs, in double precision."""
+    def coefficients(self, t: Any, eta: Any) -> tuple[Any, ...]:
+        """The numbers that step ``t`` (from 1) with rate ``eta`` needs, in double precision.
+
+        ``t`` and ``eta``: Python numbers, or host arrays of one shape for many steps at once.
+        """
         return (eta,)
 
     def update(
@@ -147,7 +150,7 @@ class Adam(Optimizer):
     beta2: float = 0.999
     eps: float = 1e-8
 
-    def coefficients(self, t: int, eta: float) -> tuple[float, ...]:
+    def coefficients(self, t: Any, eta: Any) -> tuple[Any, ...]:
         root = (1 - self.beta2**t) ** 0.5
         return eta * root / (1 - self.beta1**t), self.eps * root
 
@@ -169,7 +172,7 @@ class AdamW(Adam):
     name: ClassVar[str] = "adamw"
     decay: float = 0.01
 
-    def coefficients(self, t: int, eta: float) -> tuple[float, ...]:
+    def coefficients(self, t: Any, eta: Any) -> tuple[Any, ...]:
         return (*super().coefficients(t, eta), 1 - eta * self.decay)
 
     def update(

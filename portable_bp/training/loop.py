@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from portable_bp import checks, host
-from portable_bp._typing import Array, HostArray, Params, Tree
-from portable_bp.backend import Backend, EagerRunner, Runner, leaves, map_leaves
+from portable_bp._typing import Array, HostArray, Params, Step, Tree
+from portable_bp.backend import Backend, EagerRunner, Runner
 from portable_bp.equations import optimizers, schedules
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
-from portable_bp.errors import DivergenceError
+from portable_bp.errors import CheckpointError, DivergenceError
 from portable_bp.mlp import MLP, backend_to_host, float_name, to_backend
 from portable_bp.registry import get_backend, owner, resolve
+from portable_bp.training import divergence, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
+from portable_bp.training.feed import Feed, Piece, Resident, Streamed, must_stream
 from portable_bp.training.history import History
 from portable_bp.training.metrics import metric_name
-from portable_bp.training.model import Model, compile_last_layer
+from portable_bp.training.model import LastLayer, Model, compile_last_layer
 from portable_bp.training.step import StepPlan, make_step
+
+if TYPE_CHECKING:
+    from portable_bp.checkpoints import CheckpointDirectory
 
 ONE_HOT_ENTRIES = 2**24
 """Labels of at most this many one-hot entries are expanded once, larger ones batch by batch."""
 
+SNAPSHOT_SECONDS = 0.5
+"""How much training a snapshot of the state may be behind: what an interruption can cost."""
 
-@dataclass(frozen=True)
-class Data:
-    """Rows to learn from, on the device, and what the host has to know of them."""
+SIGNAL_STEPS = 500
+"""With a checkpoint directory, at most this many steps run between two looks at the signals."""
 
-    n: int
-    arrays: tuple[Array, ...]
-    """``(X, y)`` or ``(X, y, weights)``."""
-    weights: HostArray | None
+Test: TypeAlias = "tuple[Any, HostArray, HostArray | None]"
+"""Held-out features on the device or host; targets (n, k) and weights on the host."""
 
 
 def fit(
@@ -62,6 +68,11 @@ def fit(
     seed: int = 0,
     params: Params | None = None,
     compile: bool = True,
+    report_loss: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: int | None = None,
+    keep: int = 3,
+    resume: bool = False,
 ) -> Model:
     """Train a network by gradient descent.
 
@@ -105,6 +116,20 @@ def fit(
         Start from these instead of ``net.init(seed)``; they are not changed.
     compile : bool
         Let the backend compile the step; the numbers are the same.
+    report_loss : bool
+        With False the training loss is not computed and the history has no ``loss``: a little
+        faster for very small networks.
+    checkpoint : path, optional
+        A directory to save the run in; needs ``safetensors``. Nothing is lost when the process is
+        killed: see ``resume``. While it is open, SIGINT, SIGTERM and SIGUSR1 finish the step, save,
+        and end the training; ``model.stopped`` names the signal.
+    every : int, optional
+        Steps between two checkpoints; by default one at the end of each epoch.
+    keep : int
+        How many checkpoints stay, the newest ones.
+    resume : bool
+        Go on from the newest valid checkpoint in the directory, if there is one. The run ends with
+        the same bits as one that was never interrupted, on the same backend.
 
     Returns
     -------
@@ -118,6 +143,8 @@ def fit(
         For bad input, before any training.
     DivergenceError
         When the loss or a parameter is no longer finite; its ``model`` has the last finite ones.
+    CheckpointError
+        When the directory is in use, holds another run, or holds one and ``resume`` is not set.
 
     Examples
     --------
@@ -132,196 +159,391 @@ def fit(
     optimizer, schedule = optimizers.get(optimizer), schedules.get(learning_rate)
     name = float_name(dtype)
     seed = host.as_seed(seed)
+    early = None if early_stopping is None else _early_stopping(early_stopping)
+    watchers: list[Any] = [*callbacks]
+    if early is not None:
+        watchers.append(early)
+    if progress:
+        watchers.append(ProgressBar())
     epochs = checks.positive_int("epochs", epochs)
     clip_value = _limit("clip_value", clip_value)
     clip_norm = _limit("clip_norm", clip_norm)
     max_time = _limit("max_time", max_time)
-    early = None if early_stopping is None else _early_stopping(early_stopping)
+    every = None if every is None else checks.positive_int("every", every)
+    if checkpoint is None and (resume or every is not None):
+        raise ValueError("resume and every need checkpoint, the directory of the run")
     held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
     where = resolve(backend, X, y, sample_weight, *held_out)
-    with where.scope():
-        train, test = _prepare(net, where, X, y, sample_weight, validation, seed, name)
+    with ExitStack() as stack:
+        stack.enter_context(where.scope())
+        feed, weights, test, print_of_data = _prepare(
+            net, where, X, y, sample_weight, validation, seed, name
+        )
+        size = _batch_size(batch_size, feed.n)
         params = net.init(seed, where, name) if params is None else _given(net, where, params, name)
-        plan = _plan(net, where, optimizer, train, batch_size, seed, clip_value, clip_norm)
+        plan = _plan(net, where, optimizer, feed, weights is not None, size, seed)
+        plan = replace(plan, clip_value=clip_value, clip_norm=clip_norm, report=report_loss)
         state = (params, optimizers.init(optimizer, params, xp=where.xp))
-        step = make_step(plan)
-        runner = where.compile(step, state) if compile else EagerRunner(where, step, state)
         run = _Run(
-            net, where, name, runner, optimizer, schedule, train, test, state,
-            _batch_size(batch_size, train.n), epochs, shuffle, seed,
+            net, where, name, make_step(plan), optimizer, schedule, feed, weights, test, size, epochs,
+            shuffle, seed, watchers, early, state, compile,
+            deadline=math.inf if max_time is None else start + max_time,
         )  # fmt: skip
-        watchers: list[Any] = [*callbacks]
-        if early is not None:
-            watchers.append(early)
-        if progress:
-            watchers.append(ProgressBar())
-        return run.train(watchers, early, None if max_time is None else start + max_time)
+        if checkpoint is not None:
+            from portable_bp.checkpoints import CheckpointDirectory
+
+            directory = stack.enter_context(CheckpointDirectory(checkpoint, keep))
+            run.identity = {
+                "network": [list(net.sizes), [a.name for a in net.activations], net.loss.name],
+                "penalties": [net.l1, net.l2],
+                "dropout": list(net.dropout),
+                "optimizer": optimizers.describe(optimizer),
+                "learning_rate": schedules.describe(schedule),
+                "batch_size": size,
+                "shuffle": shuffle,
+                "clip": [clip_value, clip_norm],
+                "seed": seed,
+                "dtype": name,
+                "data": print_of_data,
+            }
+            run.record_in(directory, every, resume)
+        return run.train()
 
 
+@dataclass
+class _Snapshot:
+    """A private copy of the state, and where in the run it was taken."""
+
+    state: Tree
+    epoch: int
+    in_epoch: int
+    steps: int
+    taken: float = field(default_factory=time.perf_counter)
+
+
+@dataclass
 class _Run:
-    """The state of one training run between epochs."""
+    """One training run: what it does, and how far it has come."""
 
-    def __init__(
-        self,
-        net: MLP,
-        backend: Backend,
-        dtype: str,
-        runner: Runner,
-        optimizer: Optimizer,
-        schedule: Schedule,
-        train: Data,
-        test: tuple[Any, HostArray, HostArray | None] | None,
-        state: Tree,
-        batch_size: int,
-        epochs: int,
-        shuffle: bool,
-        seed: int,
-    ) -> None:
-        self.net, self.backend, self.dtype, self.runner = net, backend, dtype, runner
-        self.optimizer, self.schedule = optimizer, schedule
-        self.train_data, self.test = train, test
-        self.batch_size, self.epochs, self.shuffle, self.seed = batch_size, epochs, shuffle, seed
-        self.per_epoch = -(-train.n // batch_size)
-        self.plateau = (schedule.rate, math.inf, 0)
-        self.history = History()
-        self.state = state
-        self.best: tuple[float, int, Params] | None = None
-        self.steps = 0
-        self.last_layer = compile_last_layer(net, backend)
+    net: MLP
+    backend: Backend
+    dtype: str
+    step: Step
+    optimizer: Optimizer
+    schedule: Schedule
+    feed: Feed
+    weights: HostArray | None
+    test: Test | None
+    batch_size: int
+    epochs: int
+    shuffle: bool
+    seed: int
+    watchers: list[Any]
+    early: EarlyStopping | None
+    state: Tree
+    compile: bool
+    deadline: float
+    identity: dict[str, Any] = field(default_factory=dict)
 
-    def train(
-        self, watchers: Sequence[Any], early: EarlyStopping | None, deadline: float | None
-    ) -> Model:
-        for watcher in watchers:
+    epoch: int = 0
+    """Whole epochs done."""
+    in_epoch: int = 0
+    """Steps done of the epoch after them."""
+    steps: int = 0
+    losses: list[Any] = field(default_factory=list)
+    """Of the steps done in this epoch; on the host after a look at them."""
+    history: History = field(default_factory=History)
+    plateau: tuple[float, float, int] = (0.0, math.inf, 0)
+    best: tuple[float, int, Params] | None = None
+    directory: CheckpointDirectory | None = None
+    every: int | None = None
+    stopped: str = "finished"
+    restored: list[Any] = field(default_factory=list)
+    """What a checkpoint holds of the callbacks."""
+
+    def __post_init__(self) -> None:
+        self.plateau = (self.schedule.rate, math.inf, 0)
+        self.last_layer: LastLayer = compile_last_layer(self.net, self.backend)
+        self.signals = recovery.Signals()
+        self.start_from(self.state)
+
+    def start_from(self, state: Tree) -> None:
+        """Go on from this state."""
+        compile = self.backend.compile if self.compile else self.eager
+        self.runner: Runner = compile(self.step, state)
+        self.snapshot = _Snapshot(state, self.epoch, self.in_epoch, self.steps)
+
+    def eager(self, step: Step, state: Tree) -> Runner:
+        return EagerRunner(self.backend, step, state)
+
+    # Epochs
+
+    def train(self) -> Model:
+        """All epochs that are left, with whatever ends them early."""
+        for watcher in self.watchers:
             getattr(watcher, "begin", _nothing)(self.net, self.epochs)
-        stopped = "finished"
+        for watcher, kept in zip(self.watchers, self.restored, strict=False):
+            if kept is not None:
+                watcher.restore(kept)
         try:
-            for epoch in range(1, self.epochs + 1):
-                row = self.epoch(epoch)
-                self.remember(epoch, row, early)
-                end = EpochEnd(epoch, self.epochs, row, self.history, self.net, self.params)
-                # Every watcher sees every epoch, also the one that another watcher stops at.
-                stops = [watcher(end) for watcher in watchers]
-                if any(stops):
-                    stopped = "callback"
-                    break
-                if deadline is not None and time.perf_counter() >= deadline:
-                    stopped = "time"
-                    break
+            with self.signals if self.directory is not None else ExitStack():
+                while self.stopped == "finished" and self.epoch < self.epochs:
+                    self.one_epoch()
         except KeyboardInterrupt:
-            stopped = "interrupted"
+            # It may have come in the middle of a step: only the last snapshot is whole.
+            self.stopped = "interrupted"
+        else:
+            self.take_snapshot()
+            if self.directory is not None:
+                self.save(final=True)
         finally:
-            for watcher in watchers:
+            for watcher in self.watchers:
                 getattr(watcher, "end", _nothing)()
-        keep_best = early.restore_best if early is not None else stopped == "interrupted"
+        return self.result()
+
+    def one_epoch(self) -> None:
+        """Every row once, then validation, the history and the callbacks."""
+        began = time.perf_counter()
+        for piece, rows in self.pieces():
+            self.losses.append(self.runner.run(piece.arrays, piece.order, self.table(rows)))
+            self.steps += rows
+            self.in_epoch += rows
+            if self.signals.received is not None:
+                is_interrupt = self.signals.received == "SIGINT"
+                self.stopped = "interrupted" if is_interrupt else "terminated"
+                return
+            if self.every and self.steps % self.every == 0 and self.in_epoch < self.per_epoch:
+                self.save()
+        row = self.finish_epoch()
+        row["seconds"] = time.perf_counter() - began
+        self.history.append(row)
+        end = EpochEnd(self.epoch, self.epochs, row, self.history, self.net, self.params)
+        # Every watcher sees every epoch, also the one that another watcher stops at.
+        stops = [watcher(end) for watcher in self.watchers]
+        if any(stops):
+            self.stopped = "callback"
+        elif time.perf_counter() >= self.deadline:
+            self.stopped = "time"
+        if self.directory is not None and (self.every is None or self.steps % self.every == 0):
+            self.save()
+
+    def finish_epoch(self) -> dict[str, float]:
+        """The numbers of the epoch that has just been run."""
+        rate = self.rates(self.steps - 1, self.steps)[0]
+        row = {}
+        losses = self.host_losses()
+        if losses.size:
+            if not np.isfinite(losses).all():
+                self.diverged()
+            row["loss"] = float(np.average(losses, weights=self.batch_weights()))
+        self.epoch, self.in_epoch, self.losses = self.epoch + 1, 0, []
+        watch = self.test is not None or self.early is not None
+        if watch or time.perf_counter() - self.snapshot.taken > SNAPSHOT_SECONDS:
+            self.take_snapshot()
+        if self.test is not None:
+            now = Model(self.net, self.snapshot.state[0], self.backend, _last_layer=self.last_layer)
+            loss, score = now.evaluate_prepared(*self.test)
+            row["validation_loss"] = loss
+            row[f"validation_{metric_name(self.net.loss)}"] = score
+        row["learning_rate"] = rate
+        if isinstance(self.schedule, ReduceOnPlateau):
+            self.plateau = self.schedule.observe(self.plateau, _watched(row))
+            self.take_snapshot()  # a replay from an older one would see this rate too early
+        if watch:
+            score = self.early.score(row) if self.early is not None else row["validation_loss"]
+            if self.best is None or score < self.best[0]:
+                self.best = (score, self.epoch, self.snapshot.state[0])
+        return row
+
+    def result(self) -> Model:
+        """The model: of the best epoch where that was asked for, else as the run left it."""
+        cut_short = self.stopped in ("interrupted", "terminated")
+        keep_best = self.early.restore_best if self.early is not None else cut_short
         best = self.best if keep_best else None
         return Model(
             self.net,
-            best[2] if best else self.state[0],
+            best[2] if best else self.snapshot.state[0],
             self.backend,
             self.history,
-            stopped,
+            self.stopped,
             best[1] if best else None,
         )
 
     def params(self) -> Params:
         """A private copy of the parameters as they are now."""
-        copy: Params = map_leaves(self.backend.copy, self.state[0])
+        copy: Params = self.runner.state[0]
         return copy
 
-    def epoch(self, epoch: int) -> dict[str, float]:
-        """Every row once: the numbers that the history keeps."""
-        began = time.perf_counter()
-        rate = self.rate(self.steps)
-        losses, weights = [], []
-        for order in self.batches(epoch):
-            table = self.table(len(order))
-            data = self.train_data.arrays
-            # All rows in their own order need no gathering.
-            whole = not self.shuffle and order.shape[1] == self.train_data.n
-            losses.append(self.runner.run(data, None if whole else order, table))
-            weights.append(self.batch_weights(order))
-            self.steps += len(order)
-        state = self.runner.state
-        host_losses = np.concatenate([self.backend.to_numpy(l) for l in losses])
-        self.check(epoch, host_losses, state)
-        self.state = state
-        row = {
-            "loss": float(np.average(host_losses.astype(float), weights=np.concatenate(weights)))
-        }
-        if self.test is not None:
-            now = Model(self.net, self.state[0], self.backend, _last_layer=self.last_layer)
-            loss, score = now.evaluate_prepared(*self.test)
-            row["validation_loss"] = loss
-            row[f"validation_{metric_name(self.net.loss)}"] = score
-        row["learning_rate"] = rate
-        row["seconds"] = time.perf_counter() - began
-        if isinstance(self.schedule, ReduceOnPlateau):
-            watched = row.get("validation_loss", row["loss"])
-            self.plateau = self.schedule.observe(self.plateau, watched)
-        self.history.append(row)
-        return row
+    # Steps
 
-    def rate(self, step: int) -> float:
-        if isinstance(self.schedule, ReduceOnPlateau):
-            return self.plateau[0]
-        return self.schedule(step, self.epochs * self.per_epoch)
+    @property
+    def per_epoch(self) -> int:
+        return -(-self.feed.n // self.batch_size)
 
-    def batches(self, epoch: int) -> list[HostArray]:
+    def batches(self) -> list[HostArray]:
         """The rows of each step: whole batches as (steps, batch), then a smaller last one."""
-        n, size = self.train_data.n, self.batch_size
-        order = (
-            host.permutation(n, self.seed, host.SHUFFLE, epoch) if self.shuffle else np.arange(n)
-        )
+        n, size = self.feed.n, self.batch_size
+        order = np.arange(n)
+        if self.shuffle and size < n:
+            order = host.permutation(n, self.seed, host.SHUFFLE, self.epoch)
         whole = n // size * size
         parts = [order[:whole].reshape(-1, size), order[whole:].reshape(1, -1)]
         return [part for part in parts if part.size]
 
+    def pieces(self, limit: int | None = None) -> Iterator[tuple[Piece, int]]:
+        """What is left of this epoch, in runs of steps that end where a checkpoint is due."""
+        limit = limit or (SIGNAL_STEPS if self.directory is not None else self.per_epoch)
+        before = 0
+        for order in self.batches():
+            left = order[max(0, self.in_epoch - before) :]
+            before += len(order)
+            while len(left):
+                due = self.every - self.steps % self.every if self.every else len(left)
+                for piece in self.feed.pieces(left[:due], limit):
+                    yield piece, 1 if piece.order is None else len(piece.order)
+                left = left[due:]
+
+    def rates(self, first: int, last: int) -> list[float]:
+        """The rate of each of the steps ``first`` .. ``last - 1``."""
+        if isinstance(self.schedule, ReduceOnPlateau):
+            return [self.plateau[0]] * (last - first)
+        total = self.epochs * self.per_epoch
+        return [self.schedule(t, total) for t in range(first, last)]
+
     def table(self, steps: int) -> tuple[HostArray, ...]:
         """For each of the next steps: its number, and the optimiser's coefficients."""
-        first = self.steps
-        rows = [
-            self.optimizer.coefficients(t + 1, self.rate(t)) for t in range(first, first + steps)
-        ]
-        numbers = np.arange(first, first + steps, dtype=self.backend.word_dtype)
-        return numbers, *(
-            np.asarray(column, dtype=self.dtype) for column in zip(*rows, strict=True)
-        )
+        first, last = self.steps, self.steps + steps
+        t, eta = np.arange(first + 1.0, last + 1.0), np.asarray(self.rates(first, last))
+        numbers = np.arange(first, last).astype(self.backend.word_dtype)
+        coefficients = self.optimizer.coefficients(t, eta)
+        return numbers, *(np.asarray(c).astype(self.dtype) for c in coefficients)
 
-    def batch_weights(self, order: HostArray) -> HostArray:
-        weights = self.train_data.weights
-        if weights is None:
-            return np.full(len(order), float(order.shape[1]))
-        # A batch of zero weights only reports a loss of 0 and counts for nothing.
-        sums: HostArray = weights[order].sum(axis=1)
-        return sums
+    def batch_weights(self) -> HostArray:
+        """The weight of each step's loss in the epoch's mean: that of its rows."""
+        if self.weights is None:
+            rows = [np.full(len(order), float(order.shape[1])) for order in self.batches()]
+        else:
+            # A batch of zero weights only reports a loss of 0 and counts for nothing.
+            rows = [self.weights[order].sum(axis=1) for order in self.batches()]
+        return np.concatenate(rows)
 
-    def remember(self, epoch: int, row: dict[str, float], early: EarlyStopping | None) -> None:
-        """Keep the best parameters so far, when there is something to judge them by."""
-        if early is None and self.test is None:
+    def host_losses(self) -> HostArray:
+        """The losses of this epoch's steps so far: the one read of the device per epoch."""
+        device = [l for l in self.losses if not isinstance(l, tuple)]
+        found = [l if type(l) is np.ndarray else self.backend.to_numpy(l) for l in device]
+        losses = np.concatenate(found).astype(np.float64) if found else np.zeros(0)
+        self.losses = [losses] if found else []
+        return losses
+
+    # What an interruption leaves
+
+    def take_snapshot(self) -> None:
+        """Keep a copy of the present state; a DivergenceError when it is not finite."""
+        at = self.snapshot
+        if (at.steps, at.epoch) == (self.steps, self.epoch):
             return
-        score = early.score(row) if early is not None else row["validation_loss"]
-        if self.best is None or score < self.best[0]:
-            self.best = (score, epoch, self.state[0])
+        state = self.runner.state
+        if not divergence.all_finite(self.backend, state[0]):
+            self.diverged()
+        self.snapshot = _Snapshot(state, self.epoch, self.in_epoch, self.steps)
 
-    def check(self, epoch: int, losses: HostArray, state: Tree) -> None:
-        """Raise a DivergenceError unless every loss and every parameter is finite."""
-        xp = self.backend.xp
-        flags = xp.stack([xp.all(xp.isfinite(p)) for p in leaves(state[0])])
-        finite = self.backend.to_numpy(flags)
-        if finite.all() and np.isfinite(losses).all():
-            return
-        bad = np.flatnonzero(~np.isfinite(losses))
-        step = int(bad[0]) + 1 if bad.size else len(losses)
-        layer = (
-            "" if finite.all() else f"; layer {int(np.argmin(finite)) // 2 + 1} overflowed first"
-        )
+    def record_in(self, directory: CheckpointDirectory, every: int | None, resume: bool) -> None:
+        """Save the run in ``directory`` from now on; with ``resume``, go on from what is there."""
+        found = directory.latest() if resume or directory.steps() else None
+        if found is not None and not resume:
+            raise CheckpointError(
+                f"{directory.path} holds the checkpoints of a run already: pass resume=True to go "
+                "on with it, or another directory"
+            )
+        self.directory, self.every = directory, every
+        if found is not None:
+            self.load(found.arrays, found.metadata)
+
+    def save(self, final: bool = False) -> None:
+        """A checkpoint of the present state."""
+        assert self.directory is not None
+        self.take_snapshot()
+        backend = self.backend
+        arrays = recovery.flatten(backend, "state", self.snapshot.state)
+        arrays["losses"] = self.host_losses()
+        if self.best is not None:
+            arrays |= recovery.flatten(backend, "best", self.best[2])
+        metadata: dict[str, Any] = {
+            "kind": "checkpoint",
+            "status": "complete"
+            if self.stopped in ("finished", "callback") and final
+            else "running",
+            "stopped": self.stopped,
+            "run": self.identity,
+            "backend": backend.spec,
+            "epochs": self.epochs,
+            "epoch": self.epoch,
+            "in_epoch": self.in_epoch,
+            "steps": self.steps,
+            "plateau": [self.plateau[0], recovery.number(self.plateau[1]), self.plateau[2]],
+            "best": None if self.best is None else [self.best[0], self.best[1]],
+            "history": self.history.epochs,
+            "watchers": [_state_of(w) for w in self.watchers],
+        }
+        self.directory.save(self.steps, arrays, metadata, final=final)
+
+    def load(self, arrays: dict[str, HostArray], metadata: dict[str, Any]) -> None:
+        """Go on where a checkpoint stands."""
+        if metadata.get("kind") != "checkpoint":
+            raise CheckpointError("the file is a model, not the checkpoint of a run")
+        recovery.agree(metadata["run"], self.identity)
+        self.epoch, self.in_epoch = metadata["epoch"], metadata["in_epoch"]
+        self.steps = metadata["steps"]
+        rate, best, waited = metadata["plateau"]
+        self.plateau = (rate, recovery.from_number(best), waited)
+        self.history = History(metadata["history"])
+        self.losses = [arrays["losses"]] if arrays["losses"].size else []
+        self.restored = metadata["watchers"]
+        if len(self.restored) != len(self.watchers):
+            raise CheckpointError(
+                f"the checkpoint is of a run with {len(self.restored)} callback(s), here are "
+                f"{len(self.watchers)}: pass the same ones"
+            )
+        if metadata["stopped"] == "callback":
+            self.stopped = "callback"  # that run had come to its end
+        if metadata["best"] is not None:
+            score, epoch = metadata["best"]
+            params = recovery.unflatten(self.backend, "best", self.state[0], arrays)
+            self.best = (score, epoch, params)
+        self.start_from(recovery.unflatten(self.backend, "state", self.state, arrays))
+
+    def diverged(self) -> NoReturn:
+        """Find the step where it happened, by a replay from the last snapshot, and raise."""
+        backend, end, at = self.backend, self.steps, self.snapshot
+        self.epoch, self.in_epoch, self.steps = at.epoch, at.in_epoch, at.steps
+        replay, before = EagerRunner(backend, self.step, at.state), at.state[0]
+        where = f"after epoch {at.epoch}"
+        advice = f"Lower learning_rate (now {self.rates(end - 1, end)[0]:g}), or set clip_norm=1"
+        for piece in self.replayed(end):
+            loss = replay.run(piece.arrays, piece.order, self.table(1))
+            after = replay.state[0]
+            if not divergence.all_finite(backend, (loss, after)):
+                x, y = divergence.batch_of(backend, piece)
+                where = (
+                    f"in epoch {self.epoch + 1}, step {self.in_epoch + 1} of {self.per_epoch} "
+                    f"({divergence.first_overflow(self.net, backend, before, after, x)})"
+                )
+                advice = divergence.hint(backend, x, y, self.rates(self.steps, self.steps + 1)[0])
+                break
+            before = after
         raise DivergenceError(
-            f"training diverged in epoch {epoch}, step {step} of {len(losses)}: the loss or a "
-            f"parameter is not finite{layer}. Lower learning_rate (now {self.rate(self.steps):g}), "
-            "scale the inputs, or set clip_norm",
-            Model(self.net, self.state[0], self.backend, self.history, "diverged"),
+            f"training diverged {where}: the loss or a parameter is not finite. {advice}. The "
+            "error's attribute model has the last finite parameters",
+            Model(self.net, before, backend, self.history, "diverged"),
         )
+
+    def replayed(self, end: int) -> Iterator[Piece]:
+        """The steps from here up to step ``end``, one by one."""
+        while self.steps < end:
+            for piece, _ in self.pieces(limit=1):
+                yield piece
+                self.steps, self.in_epoch = self.steps + 1, self.in_epoch + 1
+            self.epoch, self.in_epoch = self.epoch + 1, 0
 
 
 def _prepare(
@@ -333,31 +555,39 @@ def _prepare(
     held_out: Any,
     seed: int,
     name: str,
-) -> tuple[Data, tuple[Any, HostArray, HostArray | None] | None]:
-    """Check everything, hold out rows, and bring the rest to the device."""
+) -> tuple[Feed, HostArray | None, Test | None, str]:
+    """Check everything, hold out rows, and bring the rest to the device, or near it."""
     X, y, w = _checked(net, X, y, sample_weight)
     test = None
-    if held_out is not None:
-        if isinstance(held_out, tuple | list):
-            if len(held_out) not in (2, 3):
-                raise ValueError(
-                    "validation must be a share, (X, y) or (X, y, sample_weight); got "
-                    f"{len(held_out)} entries"
-                )
-            test = _checked(net, *held_out, *([None] if len(held_out) == 2 else []))
-        else:
-            (X, y, w), test = _split(backend, X, y, w, held_out, seed)
+    if isinstance(held_out, tuple | list):
+        if len(held_out) not in (2, 3):
+            raise ValueError(
+                "validation must be a share, (X, y) or (X, y, sample_weight); got "
+                f"{len(held_out)} entries"
+            )
+        test = _checked(net, *held_out, *([None] if len(held_out) == 2 else []))
+    elif held_out is not None:
+        (X, y, w), test = _split(X, y, w, held_out, seed)
     n = X.shape[0]
     targets = _targets(net, backend, y, n, name)
-    features = _contiguous(to_backend(backend, X, name, "X"))
-    weights = () if w is None else (to_backend(backend, w, name),)
-    arrays = (features, targets, *weights)
-    if test is None:
-        return Data(n, arrays, w), None
-    X_test, y_test, w_test = test
-    numpy = get_backend("numpy")
-    t = net.targets(numpy, y_test, X_test.shape[0], "float64")
-    return Data(n, arrays, w), (to_backend(backend, X_test, name, "X"), np.asarray(t), w_test)
+    extra = () if w is None else (w,)
+    feed: Feed
+    if owner(X) is None and must_stream(backend, X, name):
+        kept = (X, backend.to_numpy(targets), *extra)
+        dtypes = (name, name if targets.ndim == 2 else backend.index_dtype, name)
+        feed = Streamed(n, backend, kept, dtypes[: len(kept)])
+    else:
+        features = _contiguous(to_backend(backend, X, name, "X"))
+        weights = tuple(to_backend(backend, e, name) for e in extra)
+        feed = Resident(n, (features, targets, *weights))
+    prepared = None
+    if test is not None:
+        X_test, y_test, w_test = test
+        t = net.targets(get_backend("numpy"), y_test, X_test.shape[0], "float64")
+        large = owner(X_test) is None and must_stream(backend, X_test, name)
+        x = X_test if large else to_backend(backend, X_test, name, "X")
+        prepared = (x, np.asarray(t), w_test)
+    return feed, w, prepared, recovery.fingerprint(y, *extra)
 
 
 def _checked(net: MLP, X: Any, y: Any, w: Any) -> tuple[Any, HostArray, HostArray | None]:
@@ -391,7 +621,7 @@ def _targets(net: MLP, backend: Backend, y: HostArray, n: int, name: str) -> Arr
 
 
 def _split(
-    backend: Backend, X: Any, y: HostArray, w: HostArray | None, share: Any, seed: int
+    X: Any, y: HostArray, w: HostArray | None, share: Any, seed: int
 ) -> tuple[tuple[Any, HostArray, HostArray | None], tuple[Any, HostArray, HostArray | None]]:
     share = checks.real("validation", share, low=0, high=1, open_low=True, open_high=True)
     n = X.shape[0]
@@ -416,30 +646,19 @@ def _plan(
     net: MLP,
     backend: Backend,
     optimizer: Optimizer,
-    train: Data,
-    batch_size: int | None,
+    feed: Feed,
+    weighted: bool,
+    batch_size: int,
     seed: int,
-    clip_value: float | None,
-    clip_norm: float | None,
 ) -> StepPlan:
+    """The step, with the constants that it needs on the device."""
     counters = classes = None
     if any(net.dropout):
         widest = max(s for s, d in zip(net.sizes[1:], net.dropout, strict=False) if d)
-        words = -(-_batch_size(batch_size, train.n) * widest // 4)
-        counters = backend.asarray(np.arange(words), backend.word_dtype)
-    if train.arrays[1].ndim == 1:
+        counters = backend.asarray(np.arange(-(-batch_size * widest // 4)), backend.word_dtype)
+    if feed.arrays[1].ndim == 1:
         classes = backend.asarray(np.arange(net.sizes[-1]), backend.index_dtype)
-    return StepPlan(
-        net.equations,
-        optimizer,
-        net.dropout,
-        seed,
-        counters,
-        classes,
-        weighted=train.weights is not None,
-        clip_value=clip_value,
-        clip_norm=clip_norm,
-    )
+    return StepPlan(net.equations, optimizer, net.dropout, seed, counters, classes, weighted)
 
 
 def _given(net: MLP, backend: Backend, params: Params, name: str) -> Params:
@@ -476,6 +695,18 @@ def _early_stopping(value: Any) -> EarlyStopping:
     raise TypeError(
         f"early_stopping must be an EarlyStopping or a number of epochs to wait; got {value!r}"
     )
+
+
+def _watched(row: dict[str, float]) -> float:
+    """What a plateau is judged by: the validation loss, else the training loss."""
+    if "validation_loss" not in row and "loss" not in row:
+        raise ValueError("reduce_on_plateau needs validation data, or report_loss=True")
+    return row["validation_loss"] if "validation_loss" in row else row["loss"]
+
+
+def _state_of(watcher: Any) -> Any:
+    """What a checkpoint keeps of a callback."""
+    return watcher.state() if hasattr(watcher, "state") else None
 
 
 def _nothing(*args: Any) -> None:

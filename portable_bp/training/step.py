@@ -38,7 +38,8 @@ def make_step(plan: StepPlan) -> Step:
 
     ``state = (params, slots)``. ``batch = (x, y, now)``, or ``(x, y, weights, now)`` when weighted;
     ``now = (number, *coefficients)``: the number of the step, which keys the random bits, and the
-    optimiser's coefficients; with ``l2_each_step`` that of the L2 penalty comes last. The loss is ``()`` when the plan does not report it.
+    optimiser's coefficients; with ``l2_each_step`` that of the L2 penalty comes last. The loss is
+    ``()`` when the plan does not report it.
     """
     eq, optimizer = plan.equations, plan.optimizer
 

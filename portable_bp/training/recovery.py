@@ -1,0 +1,111 @@
+"""What a run needs to go on where it stopped: its state as a file holds it, and signals."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import threading
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from portable_bp._typing import HostArray, Tree
+from portable_bp.backend import Backend
+from portable_bp.errors import CheckpointError
+
+
+def flatten(backend: Backend, name: str, tree: Tree) -> dict[str, HostArray]:
+    """A nested tuple as named host arrays: ``name/0/1/...``.
+
+    >>> import numpy as np
+    >>> from portable_bp import get_backend
+    >>> sorted(flatten(get_backend("numpy"), "p", ((np.zeros(1), np.ones(1)),)))
+    ['p/0/0', 'p/0/1']
+    """
+    if not isinstance(tree, tuple):
+        return {name: backend.to_numpy(tree)}
+    found: dict[str, HostArray] = {}
+    for i, branch in enumerate(tree):
+        found |= flatten(backend, f"{name}/{i}", branch)
+    return found
+
+
+def unflatten(backend: Backend, name: str, form: Tree, arrays: Mapping[str, HostArray]) -> Tree:
+    """The inverse of :func:`flatten`, onto ``backend``, for a tree of the form of ``form``."""
+    if isinstance(form, tuple):
+        return tuple(
+            unflatten(backend, f"{name}/{i}", branch, arrays) for i, branch in enumerate(form)
+        )
+    if name not in arrays:
+        raise CheckpointError(f"the checkpoint has no array {name!r}: it is of another network")
+    array = arrays[name]
+    if array.shape != tuple(form.shape):
+        raise CheckpointError(
+            f"the checkpoint's {name!r} has the shape {array.shape}, this network needs "
+            f"{tuple(form.shape)}"
+        )
+    return backend.asarray(array)
+
+
+def number(value: float) -> float | None:
+    """A float as JSON holds it: infinity as null."""
+    return value if math.isfinite(value) else None
+
+
+def from_number(value: float | None) -> float:
+    """The inverse of :func:`number`."""
+    return math.inf if value is None else float(value)
+
+
+def fingerprint(*arrays: HostArray) -> str:
+    """A digest of some rows spread over the data: tells another data set, not every other one."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        rows = np.unique(np.linspace(0, len(array) - 1, 64).astype(np.int64))
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(array[rows]).tobytes())
+    return digest.hexdigest()
+
+
+def agree(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise unless a checkpoint is of the same run: network, data, optimiser, seed, ..."""
+    for name, value in now.items():
+        if kept.get(name) != value:
+            raise CheckpointError(
+                f"the checkpoint is of another run: its {name} is {kept.get(name)!r}, here it is "
+                f"{value!r}. Pass the arguments of that run, or another directory"
+            )
+
+
+class Signals:
+    """Within the block, SIGINT, SIGTERM and SIGUSR1 ask for a stop instead of forcing one.
+
+    ``received`` is the name of the first one. A second SIGINT interrupts at once. In a thread that
+    is not the main one Python lets nobody listen, and nothing is changed.
+    """
+
+    NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for name in self.NAMES:
+                number = getattr(signal, name, None)  # Windows has no SIGUSR1
+                if number is not None:
+                    self._before[number] = signal.signal(number, self._listen)
+        return self
+
+    def _listen(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
