@@ -160,7 +160,7 @@ def test_a_foreign_array_names_the_entry_point_group():
             raise NotImplementedError
 
     Foreign.__module__ = "somelib.arrays"
-    with pytest.raises(BackendError, match="portable_bp.backends"):
+    with pytest.raises(BackendError, match=r"portable_bp\.backends"):
         registry.owner(Foreign())
 
 
