@@ -420,12 +420,12 @@ class _Run:
 
     def batch_weights(self) -> HostArray:
         """The weight of each step's loss in the epoch's mean: that of its rows."""
-        if self.weights is None:
-            rows = [np.full(len(order), float(order.shape[1])) for order in self.batches()]
-        else:
+        if self.weights is not None:
             # A batch of zero weights only reports a loss of 0 and counts for nothing.
-            rows = [self.weights[order].sum(axis=1) for order in self.batches()]
-        return np.concatenate(rows)
+            return np.concatenate([self.weights[order].sum(axis=1) for order in self.batches()])
+        rows = np.full(self.per_epoch, float(self.batch_size))
+        rows[-1] = self.feed.n - (self.per_epoch - 1) * self.batch_size
+        return rows
 
     def host_losses(self) -> HostArray:
         """The losses of this epoch's steps so far: the one read of the device per epoch."""
@@ -587,7 +587,7 @@ def _prepare(
         large = owner(X_test) is None and must_stream(backend, X_test, name)
         x = X_test if large else to_backend(backend, X_test, name, "X")
         prepared = (x, np.asarray(t), w_test)
-    return feed, w, prepared, recovery.fingerprint(y, *extra)
+    return feed, w, prepared, recovery.fingerprint(*(() if owner(X) else (X,)), y, *extra)
 
 
 def _checked(net: MLP, X: Any, y: Any, w: Any) -> tuple[Any, HostArray, HostArray | None]:
