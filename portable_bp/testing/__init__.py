@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from portable_bp.testing.equivalence import check_backend
 from portable_bp.testing.gradcheck import check_gradients
+from portable_bp.testing.report import Report, Row
 
-__all__ = ["check_gradients"]
+__all__ = ["Report", "Row", "check_backend", "check_gradients"]
