@@ -32,7 +32,8 @@ class Capability:
     Attributes
     ----------
     meaning : str
-    without : spec to the reason why that backend, or that device of it, cannot
+    without : library or spec to the reason why it cannot; what stands there for a spec goes before
+        what stands there for its library
     condition : spec to what it takes
     """
 
@@ -67,7 +68,9 @@ CAPABILITIES: Mapping[str, Capability] = {
         {
             "numpy": "the CPU only",
             "torch": "the CPU; the GPU is torch:cuda",
+            "torch:cuda": "",
             "jax": "the CPU; the GPU is jax:gpu",
+            "jax:gpu": "",
             "strict": "the CPU only",
         },
     ),
@@ -75,11 +78,10 @@ CAPABILITIES: Mapping[str, Capability] = {
 
 
 def _about(table: Mapping[str, str], spec: str) -> str:
-    """The entry of the spec itself, else that of its library."""
-    # "torch" and "jax" are the CPU, "torch:cuda:0" another device; "strict:device1" is still strict.
-    library, _, device = spec.partition(":")
-    exact = f"{library}:{device.rstrip('0123456789').rstrip(':')}".rstrip(":")
-    return table.get(exact, table.get(library, ""))
+    """The entry of the spec, else of the spec without its number, else of the library."""
+    kind, _, number = spec.rpartition(":")
+    names = (spec, kind if number.isdigit() else spec, spec.partition(":")[0])
+    return next((table[name] for name in names if name in table), "")
 
 
 def missing(spec: str, capability: str) -> str:
@@ -92,8 +94,6 @@ def missing(spec: str, capability: str) -> str:
     """
     if capability not in CAPABILITIES:
         raise KeyError(f"no capability {capability!r}; known are {', '.join(CAPABILITIES)}")
-    if capability == "accelerator" and spec.startswith(("torch:cuda", "jax:gpu", "cupy")):
-        return ""
     return _about(CAPABILITIES[capability].without, spec)
 
 
