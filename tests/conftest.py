@@ -1,0 +1,100 @@
+"""Which backends the suite runs on, and which of them it may not do without.
+
+    pytest --backends numpy,torch,jax,strict,cupy --require-backends numpy,torch
+
+A test that takes the fixture ``where`` runs once on each of ``--backends``, or on each ``spec`` that
+it is parametrised with. One that cannot be used
+here is skipped with the reason, unless it is required: then the test fails. What a backend lacks
+stands in ``portable_bp.testing.capabilities``; a test names what it needs with ``@needs("float64")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+
+from portable_bp import Backend, BackendError, get_backend
+from portable_bp.testing.capabilities import missing
+
+BACKENDS = "numpy,torch,jax,strict,cupy"
+REQUIRED = "numpy,torch,jax,strict"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("portable_bp")
+    group.addoption("--backends", default=BACKENDS, help=f"specs to test (default {BACKENDS})")
+    group.addoption(
+        "--require-backends",
+        default=None,
+        help="specs that must be usable here: a missing one fails instead of skipping "
+        f"(default: those of {REQUIRED} that are in --backends)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(capability): the backend must have it, else skip")
+    known = specs(config)
+    for spec in required(config):
+        if spec not in known:
+            raise pytest.UsageError(f"--require-backends has {spec!r}, --backends has it not")
+
+
+def specs(config: pytest.Config) -> list[str]:
+    return [s.strip() for s in config.getoption("--backends").split(",") if s.strip()]
+
+
+def required(config: pytest.Config) -> list[str]:
+    given = config.getoption("--require-backends")
+    if given is None:
+        return [s for s in REQUIRED.split(",") if s in specs(config)]
+    return [s.strip() for s in given.split(",") if s.strip()]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    own = any(m.args[0] == "spec" for m in metafunc.definition.iter_markers("parametrize"))
+    if "where" in metafunc.fixturenames and not own:
+        metafunc.parametrize("spec", specs(metafunc.config), scope="session")
+
+
+def wide(spec: str, dtype: str | None) -> AbstractContextManager[Any]:
+    """JAX has 64-bit numbers only where it is told so; everything else of the suite leaves it be."""
+    if dtype != "float64" or not spec.startswith("jax"):
+        return nullcontext()
+    import jax
+
+    context: AbstractContextManager[Any] = jax.enable_x64(True)
+    return context
+
+
+@pytest.fixture
+def usable(pytestconfig: pytest.Config) -> Callable[[str], Backend]:
+    """``usable(spec)``: the backend, or a skip with the reason; a failure where it is required."""
+
+    def get(spec: str) -> Backend:
+        try:
+            return get_backend(spec)
+        except BackendError as error:
+            if {spec, spec.partition(":")[0]} & set(required(pytestconfig)):
+                pytest.fail(f"required: {error}", pytrace=False)
+            pytest.skip(str(error))
+
+    return get
+
+
+@pytest.fixture
+def where(
+    request: pytest.FixtureRequest, spec: str, usable: Callable[[str], Backend]
+) -> Iterator[Backend]:
+    """Each of ``--backends``; with 64-bit numbers when the test has a ``dtype`` of float64."""
+    backend = usable(spec)
+    dtype = request.node.callspec.params.get("dtype")
+    needed = [m.args[0] for m in request.node.iter_markers("needs")]
+    for capability in needed + (["float64"] if dtype == "float64" else []):
+        reason = missing(backend.spec, capability)
+        if reason:
+            pytest.skip(f"{backend.spec} lacks {capability!r}: {reason}")
+    with wide(spec, dtype):
+        yield backend
