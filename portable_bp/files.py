@@ -1,16 +1,14 @@
 """Named arrays and JSON in one file, whole or absent after a crash, and checked when it is read.
 
 The container is `safetensors <https://huggingface.co/docs/safetensors>`_: a JSON header and raw
-little-endian bytes, nothing that a reader could run. Its ``__metadata__`` holds four strings:
+little-endian bytes, nothing that a reader could run. Its ``__metadata__`` holds one string under
+the key ``portable_bp``: a SHA-256, a space, and the JSON object
 
-=========== ====================================================================================
-format      ``portable_bp``
-version     the version of this layout, an integer
-metadata    what the caller wants to keep, as JSON
-sha256      digest over version, metadata and every array's name, dtype, shape and bytes
-=========== ====================================================================================
+    {"format": "portable_bp", "version": 1, "metadata": {what the caller wants to keep}}
 
-The digest finds damage; it is no signature, and says nothing about who wrote a file.
+The digest is over this JSON and every array's name, dtype, shape and bytes. It finds damage; it is
+no signature, and says nothing about who wrote a file. The same contents make the same bytes: with
+more than one string, the order in which safetensors writes them is left to chance.
 """
 
 from __future__ import annotations
@@ -65,6 +63,7 @@ DTYPES = {
 }
 _CODES = {name: code for code, name in DTYPES.items()}
 
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _DAMAGED = "the file is damaged; use another copy or an earlier checkpoint"
 _FOREIGN = "this is not a file that portable_bp wrote, or its start is damaged"
 
@@ -82,7 +81,8 @@ def write(
     Parameters
     ----------
     path : where to save
-    arrays : NumPy arrays by name: bool, integers, float16, float32, float64; any shape and layout
+    arrays : NumPy arrays (or scalars) by name, of any shape, layout and byte order
+        bool, integers, float16, float32, float64
     metadata : what JSON can hold; tuples come back as lists. NaN and infinities are kept.
 
     Raises
@@ -142,7 +142,7 @@ def read(
     ----------
     path : the file
     allow_nonfinite : load arrays that hold NaN or infinities
-    max_bytes : refuse larger files; None means half of this machine's memory
+    max_bytes : refuse larger files; None means a quarter of this machine's memory
 
     Returns
     -------
@@ -182,16 +182,11 @@ def _encode(arrays: Mapping[str, HostArray], metadata: Mapping[str, JSON]) -> by
     """The bytes of the file."""
     library = _library()
     stored = {_name(name): _plain_array(name, a) for name, a in arrays.items()}
-    document = dict(metadata)
-    _check_json(document, "metadata", 1)
-    text = json.dumps(document)
-    strings = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "metadata": text,
-        "sha256": _digest(VERSION, text, stored),
-    }
-    data: bytes = library.numpy.save(stored, strings)
+    kept = dict(metadata)
+    _check_json(kept, "metadata", 2)
+    text = json.dumps({"format": FORMAT, "version": VERSION, "metadata": kept})
+    mark = f"{_digest(text, stored)} {text}"
+    data: bytes = library.numpy.save(stored, {FORMAT: mark})
     length = int.from_bytes(data[:8], "little")
     _header(length, data[8 : 8 + min(length, MAX_HEADER)])  # never write what read would refuse
     return data
@@ -213,7 +208,7 @@ def _plain_array(name: str, a: object) -> HostArray:
     """``a`` contiguous and little-endian: safetensors writes an array's memory as it lies."""
     if isinstance(a, np.ma.MaskedArray):
         raise TypeError(f"arrays[{name!r}] is masked, and a file holds no mask; fill it first")
-    if not isinstance(a, np.ndarray):
+    if not isinstance(a, np.ndarray | np.generic):
         raise TypeError(f"arrays[{name!r}] must be a NumPy array, got {type(a).__name__}")
     if a.dtype.name not in _CODES:
         raise TypeError(
@@ -223,7 +218,7 @@ def _plain_array(name: str, a: object) -> HostArray:
 
 
 def _check_json(value: object, where: str, depth: int) -> None:
-    if depth > MAX_DEPTH:
+    if isinstance(value, dict | list | tuple) and depth > MAX_DEPTH:
         raise ValueError(f"{where} is nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         for key, item in value.items():
@@ -237,11 +232,11 @@ def _check_json(value: object, where: str, depth: int) -> None:
         raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold; convert it")
 
 
-def _digest(version: int, text: str, arrays: Mapping[str, HostArray]) -> str:
+def _digest(text: str, arrays: Mapping[str, HostArray]) -> str:
     """SHA-256 over the length of a description, the description and the bytes in its order."""
     names = sorted(arrays)
     layout = [[n, _CODES[arrays[n].dtype.name], list(arrays[n].shape)] for n in names]
-    description = json.dumps([FORMAT, version, text, layout]).encode()
+    description = json.dumps([text, layout]).encode()
     sha = hashlib.sha256(len(description).to_bytes(8, "little") + description)
     for n in names:
         sha.update(arrays[n].reshape(-1).view(np.uint8).data)
@@ -291,7 +286,7 @@ def _load(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[dict[str
         raise CheckpointError("file type: this is not a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        limit = _half_of_memory() if max_bytes is None else max_bytes
+        limit = _quarter_of_memory() if max_bytes is None else max_bytes
         if size > limit:
             raise CheckpointError(f"size: {size} bytes, over the limit of {limit}; see max_bytes")
         if size < 8:
@@ -305,7 +300,7 @@ def _load(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[dict[str
                 f"length: the header promises {8 + length + end} bytes, the file has {size}; "
                 f"{_DAMAGED}"
             )
-        data = start + file.read()
+        data = start + file.read(size - len(start) + 1)  # one more, should it have grown
     if len(data) != size:
         raise CheckpointError("length: the file changed while it was read; try again")
     return header, data
@@ -322,9 +317,11 @@ def _header(length: int, raw: bytes) -> tuple[dict[str, Any], int]:
     if length != len(raw):
         raise CheckpointError(f"length: the file ends within its header; {_DAMAGED}")
     header = _parse(raw, "header")
-    strings = header.get("__metadata__")
-    if not isinstance(strings, dict) or strings.get("format") != FORMAT:
-        raise CheckpointError(f"format: no mark of {FORMAT} in the header; {_FOREIGN}")
+    match header.get("__metadata__"):
+        case {"portable_bp": str(), **more} if not more:
+            pass
+        case _:
+            raise CheckpointError(f"format: no mark of {FORMAT} in the header; {_FOREIGN}")
     if len(header) - 1 > MAX_ARRAYS:
         raise CheckpointError(f"header: {len(header) - 1} arrays, over the limit of {MAX_ARRAYS}")
     end = 0
@@ -333,22 +330,25 @@ def _header(length: int, raw: bytes) -> tuple[dict[str, Any], int]:
             case {"dtype": str(code), "shape": list(), "data_offsets": [int(), int(last)], **more}:
                 if more or code not in DTYPES:
                     raise CheckpointError(
-                        f"header: array {name!r} is of an unknown kind; {_DAMAGED}"
+                        f"header: array {name!r:.50} is of an unknown kind; {_DAMAGED}"
                     )
                 end = max(end, last)
             case _:
-                raise CheckpointError(f"header: the entry of array {name!r} is wrong; {_DAMAGED}")
+                raise CheckpointError(
+                    f"header: the entry of array {name!r:.50} is wrong; {_DAMAGED}"
+                )
     return header, end
 
 
 def _decode(header: dict[str, Any], data: bytes) -> tuple[int, dict[str, HostArray], Any]:
     """The version, the arrays and the metadata, once the digest has been found right."""
     library = _library()
-    strings = header["__metadata__"]
-    version = strings.get("version")
-    if not isinstance(version, str) or not re.fullmatch("[1-9][0-9]{0,8}", version):
-        raise CheckpointError(f"version: {version!r} is no version; {_DAMAGED}")
-    if int(version) > VERSION:
+    digest, _, text = header["__metadata__"][FORMAT].partition(" ")
+    document = _parse(text, "metadata")
+    version, metadata = document.get("version"), document.get("metadata")
+    if type(version) is not int or version < 1:  # True is an int too
+        raise CheckpointError(f"version: {version!r:.50} is no version; {_DAMAGED}")
+    if version > VERSION:
         raise CheckpointError(
             f"version: the file is of version {version}, this portable_bp reads up to version "
             f"{VERSION}; install a newer portable_bp"
@@ -360,18 +360,17 @@ def _decode(header: dict[str, Any], data: bytes) -> tuple[int, dict[str, HostArr
             arrays[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
     except (library.SafetensorError, ValueError) as error:
         raise CheckpointError(f"layout: {error}; {_DAMAGED}") from error
-    text = strings.get("metadata")
-    if (
-        set(strings) != {"format", "version", "metadata", "sha256"}
-        or not isinstance(text, str)
-        or strings["sha256"] != _digest(int(version), text, arrays)
-    ):
+    if digest != _digest(text, arrays):
         raise CheckpointError(f"checksum: the contents do not match their SHA-256; {_DAMAGED}")
+    if document.get("format") != FORMAT or not isinstance(metadata, dict) or len(document) != 3:
+        raise CheckpointError(
+            f"contents: format and metadata are not what they should be; {_FOREIGN}"
+        )
     for name, a in arrays.items():
         if a.dtype == bool and (a.view(np.uint8) > 1).any():
             raise CheckpointError(f"contents: array {name!r} has booleans that are neither 0 nor 1")
         arrays[name] = a.astype(a.dtype.newbyteorder("="), copy=False)
-    return int(version), arrays, _parse(text, "metadata")
+    return version, arrays, metadata
 
 
 def _parse(raw: bytes | str, what: str) -> dict[str, Any]:
@@ -395,30 +394,29 @@ def _parse(raw: bytes | str, what: str) -> dict[str, Any]:
 
 
 def _check_depth(text: str) -> None:
-    """Python's parser recurses, as deep as the interpreter's stack may then not be."""
-    depth = 0
-    for token in re.finditer(r'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]', text, re.DOTALL):
-        if token[0] in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise ValueError(f"nested more than {MAX_DEPTH} deep")
-        elif token[0] in "]}":
-            depth -= 1
+    """Python's parser recurses, and a stack that a file can fill is a crash."""
+    bare = np.frombuffer(_STRING.sub("", text).encode(), np.int8)
+    opened = (bare == ord("[")) | (bare == ord("{"))
+    closed = (bare == ord("]")) | (bare == ord("}"))
+    depth = np.cumsum(opened.view(np.int8) - closed.view(np.int8), dtype=np.int32)
+    if depth.max(initial=0) > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
 
 
 def _check_finite(arrays: Mapping[str, HostArray]) -> None:
     for name, a in arrays.items():
-        if not np.isfinite(a).all():
+        bad = a.size - np.count_nonzero(np.isfinite(a))
+        if bad:
             raise CheckpointError(
-                f"values: array {name!r} holds {np.count_nonzero(~np.isfinite(a))} numbers that "
-                f"are not finite; use an earlier checkpoint, or pass allow_nonfinite=True"
+                f"values: array {name!r} holds {bad} numbers that are not finite; use an earlier "
+                f"checkpoint, or pass allow_nonfinite=True"
             )
 
 
-def _half_of_memory() -> int:
+def _quarter_of_memory() -> int:
     if not hasattr(os, "sysconf"):
         return sys.maxsize
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def _library() -> ModuleType:
