@@ -1,0 +1,19 @@
+"""scikit-learn's multilayer perceptrons, running where their input lives.
+
+>>> from portable_bp.estimators import MLPClassifier, MLPRegressor, LossCurveDisplay
+"""
+
+from __future__ import annotations
+
+try:
+    import sklearn  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "portable_bp.estimators needs scikit-learn: pip install 'portable-bp[sklearn]'"
+    ) from error
+
+from portable_bp.estimators._classifier import MLPClassifier
+from portable_bp.estimators._display import LossCurveDisplay
+from portable_bp.estimators._regressor import MLPRegressor
+
+__all__ = ["LossCurveDisplay", "MLPClassifier", "MLPRegressor"]

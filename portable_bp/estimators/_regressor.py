@@ -1,0 +1,366 @@
+"""The regressor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+
+from portable_bp import checks
+from portable_bp._typing import HostArray
+from portable_bp.backend import Backend
+from portable_bp.equations import losses
+from portable_bp.equations.activations import Activation
+from portable_bp.equations.losses import Loss
+from portable_bp.equations.optimizers import Optimizer
+from portable_bp.equations.schedules import Schedule
+from portable_bp.estimators import _input, _interop
+from portable_bp.estimators._base import BaseMLP, stochastic_only
+from portable_bp.estimators._callbacks import with_callbacks
+from portable_bp.estimators._losses import quantiles
+from portable_bp.estimators._place import home_of, on_host
+from portable_bp.registry import owner
+from portable_bp.training.metrics import metric
+
+
+def _has_quantiles(est: MLPRegressor) -> bool:
+    if est.loss != "quantile":
+        raise AttributeError(f"quantiles are predicted with loss='quantile', not {est.loss!r}")
+    return True
+
+
+class MLPRegressor(RegressorMixin, BaseMLP):
+    """scikit-learn's ``MLPRegressor`` on the arrays you have.
+
+    The same parameters, defaults, attributes and methods; with the same ``random_state`` the same
+    numbers on NumPy, to rounding, but for one thing. With several outputs the loss is the **sum**
+    over outputs of half the squared error, the function whose gradient is used; scikit-learn reports
+    their mean beside the gradient of the sum (scikit-learn#8349). So ``loss_`` and ``loss_curve_``
+    are ``n_outputs`` times as large, ``tol`` counts accordingly, and lbfgs goes another way; the
+    steps of 'sgd' and 'adam' are the same.
+
+    Parameters
+    ----------
+    loss : str or Loss, default='squared_error'
+        ``'squared_error'`` (half of it) and ``'poisson'`` (half the deviance) as in scikit-learn;
+        ``'absolute_error'``, ``'huber'``, ``'quantile'``, or a :class:`portable_bp.Loss` such as
+        ``portable_bp.losses.huber(delta=2)``.
+    quantile : float or sequence of float, default=0.5
+        For ``loss='quantile'``: the level, or several levels that are learnt together, which give
+        prediction intervals.
+    hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init,
+    power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum,
+    early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun,
+    weight_decay, dropout, clip_value, clip_norm, scoring, max_time, device, dtype
+        As in :class:`MLPClassifier`; early stopping watches R squared.
+
+    Attributes
+    ----------
+    loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_,
+    validation_loss_curve_, t_, n_iter_, n_layers_, n_outputs_, out_activation_, n_features_in_,
+    feature_names_in_, coefs_, intercepts_
+        As in :class:`MLPClassifier`.
+
+    Raises
+    ------
+    DivergenceError
+        A ValueError, when the loss or a parameter is no longer finite; it says when and what to do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portable_bp.estimators import MLPRegressor
+    >>> X = np.linspace(-1, 1, 50)[:, None]
+    >>> y = np.sin(3 * X[:, 0])
+    >>> reg = MLPRegressor(hidden_layer_sizes=(10,), activation="tanh", solver="lbfgs",
+    ...                    random_state=0)
+    >>> round(reg.fit(X, y).score(X, y), 2)
+    1.0
+
+    With three quantiles, an interval around the median:
+
+    >>> levels = MLPRegressor("quantile", (10,), quantile=[0.1, 0.5, 0.9], max_iter=1000,
+    ...                       learning_rate_init=0.01, random_state=0)
+    >>> levels.fit(X, y).predict_interval(X).shape
+    (50, 2)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseMLP._parameter_constraints,
+        "loss": [
+            StrOptions({"squared_error", "poisson", "absolute_error", "huber", "quantile"}),
+            Loss,
+        ],
+        "quantile": [Interval(Real, 0, 1, closed="neither"), list, tuple],
+    }
+
+    def __init__(
+        self,
+        loss: str | Loss = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: str | Activation | Sequence[str | Activation] = "relu",
+        *,
+        solver: str | Optimizer = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str | Schedule = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+        max_fun: int = 15000,
+        quantile: float | Sequence[float] = 0.5,
+        weight_decay: float = 0.01,
+        dropout: float | Sequence[float] = 0.0,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        scoring: Any = None,
+        max_time: float | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        self.loss = loss
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.quantile = quantile
+        self.weight_decay = weight_decay
+        self.dropout = dropout
+        self.clip_value = clip_value
+        self.clip_norm = clip_norm
+        self.scoring = scoring
+        self.max_time = max_time
+        self.device = device
+        self.dtype = dtype
+
+    # --- fitting ----------------------------------------------------------------------------------
+
+    @with_callbacks
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None
+    ) -> Self:
+        """Train on X and y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+            Not negative.
+        validation_data : (X, y) or (X, y, sample_weight), default=None
+            Rows to judge each epoch by: their loss is recorded in ``validation_loss_curve_``, and
+            early stopping watches them instead of a fraction of X.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, validation_data=validation_data)
+
+    @available_if(stochastic_only)
+    @with_callbacks
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """One more epoch over the given rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def _levels(self) -> list[float]:
+        """The quantile levels; one for any other loss."""
+        if self.loss != "quantile":
+            return [0.5]
+        levels = self.quantile if isinstance(self.quantile, list | tuple) else [self.quantile]
+        if not levels:
+            raise ValueError("quantile needs at least one level")
+        return [
+            checks.real("quantile", q, low=0, high=1, open_low=True, open_high=True) for q in levels
+        ]
+
+    def _loss(self) -> Loss:
+        if self.loss == "quantile":
+            return quantiles(self._levels())
+        return losses.get(self.loss)
+
+    def _host_input(
+        self, X: Any, y: Any, *, incremental: bool, reset: bool
+    ) -> tuple[Any, HostArray]:
+        X, y = _input.host_features_and_targets(self, X, y, reset=reset, numeric=True)
+        return X, self._targets(y, home_of(y))
+
+    def _device_input(
+        self, X: Any, y: Any, home: Backend, *, incremental: bool, reset: bool
+    ) -> tuple[Any, Any]:
+        X = _input.device_features(self, X, home, reset=reset)
+        if owner(y) is not None and home_of(y) is home:
+            return X, self._targets(_input.device_targets(y, X.shape[0], home), home)
+        y = _input.host_targets(self, on_host(y), X.shape[0], numeric=True)
+        return X, self._targets(y, home_of(y))
+
+    def _held_targets(self, y: Any, n: int) -> HostArray:
+        y = _input.host_targets(self, y, n, numeric=True)
+        targets: HostArray = self._targets(y, home_of(y))
+        return targets
+
+    def _targets(self, y: Any, home: Backend) -> Any:
+        """y as (n, targets), each target once for every quantile level."""
+        xp, levels = home.xp, len(self._levels())
+        with home.scope():
+            if y.ndim == 1:
+                y = xp.expand_dims(y, axis=1)
+            if self._loss().target == "count" and float(home.to_numpy(xp.min(y))) < 0:
+                raise ValueError("y must not be negative for loss='poisson'")
+            if levels > 1:
+                y = xp.reshape(xp.stack([y] * levels, axis=2), (y.shape[0], -1))
+        fitted = getattr(self, "coefs_", None) and hasattr(self, "n_outputs_")
+        if fitted and self.warm_start and y.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has {y.shape[1]} output(s), but the network has {self.n_outputs_}")
+        self.n_outputs_ = y.shape[1]
+        return y
+
+    def _metric(self, out: HostArray, y: HostArray, weights: HostArray | None) -> float:
+        if not np.isfinite(out).all():
+            return float("nan")
+        pick = slice(self._middle, None, len(self._levels()))
+        return metric(self._loss(), out[:, pick], y[:, pick], weights)
+
+    @property
+    def _middle(self) -> int:
+        """The level that :meth:`predict` gives: the one nearest to the median."""
+        return int(np.argmin(np.abs(np.array(self._levels()) - 0.5)))
+
+    # --- predicting -------------------------------------------------------------------------------
+
+    def predict(self, X: Any) -> Any:
+        """The predicted values; with several quantiles, those of the level nearest to the median.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : array of shape (n_samples,) or (n_samples, n_outputs)
+            In the library and on the device of X.
+        """
+        out = self._outputs(X, "predict")
+        levels = len(self._levels())
+        if levels > 1:
+            out = out[:, self._middle :: levels]
+        return out[:, 0] if out.shape[1] == 1 else out
+
+    @available_if(_has_quantiles)
+    def predict_quantiles(self, X: Any) -> Any:
+        """The quantiles at the levels ``quantile``, in rising order: they never cross.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        array of shape (n_samples, n_levels), or (n_samples, n_targets, n_levels)
+        """
+        out = self._outputs(X, "predict_quantiles")
+        home, levels = home_of(out), len(self._levels())
+        with home.scope():
+            xp = home.xp
+            out = xp.sort(xp.reshape(out, (out.shape[0], -1, levels)), axis=2)
+            return out[:, 0, :] if out.shape[1] == 1 else out
+
+    @available_if(_has_quantiles)
+    def predict_interval(self, X: Any) -> Any:
+        """The lowest and the highest of :meth:`predict_quantiles`: a prediction interval.
+
+        With ``quantile=[0.05, 0.5, 0.95]`` about nine of ten targets lie in it.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        array of shape (n_samples, 2), or (n_samples, n_targets, 2)
+        """
+        found = self.predict_quantiles(X)
+        home = home_of(found)
+        with home.scope():
+            return home.xp.stack([found[..., 0], found[..., -1]], axis=-1)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R squared of the predictions, the mean over outputs.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+        """
+        predicted = on_host(self.predict(X))
+        return float(r2_score(on_host(y), predicted, sample_weight=on_host(sample_weight)))
+
+    # --- scikit-learn's own -----------------------------------------------------------------------
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any) -> Self:
+        """The same model as a ``sklearn.neural_network.MLPRegressor``, fitted or not.
+
+        Predictions, and further training with ``partial_fit``, go on with the same numbers.
+        """
+        return _interop.from_sklearn(cls, estimator)
+
+    def as_sklearn(self) -> Any:
+        """This model as a ``sklearn.neural_network.MLPRegressor``, fitted or not, in NumPy.
+
+        Raises
+        ------
+        ValueError
+            When the model has something that scikit-learn's has not.
+        """
+        return _interop.as_sklearn(self)
