@@ -32,8 +32,11 @@ if TYPE_CHECKING:
         BackendError,
         BackendNotInstalledError,
         BackendUnavailableError,
+        CheckpointError,
+        CheckpointWarning,
         DivergenceError,
         MixedBackendError,
+        OutOfMemoryError,
     )
     from portable_bp.mlp import MLP
     from portable_bp.registry import available_backends, get_backend, use_backend
@@ -41,12 +44,14 @@ if TYPE_CHECKING:
     from portable_bp.training.history import History
     from portable_bp.training.loop import fit
     from portable_bp.training.model import Model
+    from portable_bp.training.storage import load
 
 __version__ = "0.1.0"
 
 _HOME = {
     "MLP": "mlp",
     "fit": "training.loop",
+    "load": "training.storage",
     "Model": "training.model",
     "History": "training.history",
     "EarlyStopping": "training.callbacks",
@@ -62,6 +67,9 @@ _HOME = {
     "BackendUnavailableError": "errors",
     "MixedBackendError": "errors",
     "DivergenceError": "errors",
+    "OutOfMemoryError": "errors",
+    "CheckpointError": "errors",
+    "CheckpointWarning": "errors",
     "activations": "equations",
     "initializers": "equations",
     "losses": "equations",
@@ -78,6 +86,8 @@ __all__ = [
     "BackendError",
     "BackendNotInstalledError",
     "BackendUnavailableError",
+    "CheckpointError",
+    "CheckpointWarning",
     "DivergenceError",
     "EarlyStopping",
     "EpochEnd",
@@ -85,11 +95,13 @@ __all__ = [
     "Loss",
     "MixedBackendError",
     "Model",
+    "OutOfMemoryError",
     "activations",
     "available_backends",
     "fit",
     "get_backend",
     "initializers",
+    "load",
     "losses",
     "optimizers",
     "schedules",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -133,6 +134,8 @@ class Backend(ABC):
     """Top-level packages whose arrays belong to this backend."""
     priority: ClassVar[int] = 0
     """``auto`` takes the usable accelerator of the highest priority."""
+    exhausted: ClassVar[tuple[str, ...]] = ()
+    """Words in a RuntimeError of the library's by which it says that memory ran out."""
 
     spec: str
     xp: Namespace
@@ -197,6 +200,16 @@ class Backend(ABC):
         """Bytes that could be allocated on the device now; None where that is the host's memory."""
         return None
 
+    @classmethod
+    def out_of_memory(cls, error: Exception) -> bool:
+        """Whether the library says with this error that the device has no memory left.
+
+        >>> Backend.out_of_memory(MemoryError()), Backend.out_of_memory(RuntimeError("CUDA error"))
+        (True, False)
+        """
+        said = isinstance(error, RuntimeError) and any(w in str(error) for w in cls.exhausted)
+        return said or isinstance(error, MemoryError)
+
     def scope(self) -> AbstractContextManager[Any]:
         """Entered around every computation: device, precision and autograd settings."""
         return nullcontext()
@@ -209,9 +222,9 @@ class Backend(ABC):
         """The fastest way this backend knows to run ``step``, with the same numbers."""
         return EagerRunner(self, step, state)
 
-    def compile_function(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        """A pure function of arrays, compiled where that pays (prediction)."""
-        return f
+    def compile_function(self, f: Callable[..., Tree]) -> Callable[..., Tree]:
+        """``f(xp, *trees)``, pure as a step is, as a function of the trees: compiled where that pays."""
+        return partial(f, self.xp)
 
     def __repr__(self) -> str:
         return f"<portable_bp backend {self.spec}>"

@@ -67,6 +67,8 @@ def host_array(name: str, values: Any) -> HostArray:
         raise TypeError(
             f"{name} is a sparse matrix ({type(values).__name__}); pass {name}.toarray()"
         )
+    if values is None:
+        raise ValueError(f"{name} is None; an array of numbers is needed")
     if isinstance(values, np.matrix):
         raise TypeError(f"{name} is a numpy.matrix; pass np.asarray({name})")
     if isinstance(values, np.ma.MaskedArray):
@@ -107,8 +109,11 @@ def _from_objects(name: str, array: HostArray) -> HostArray:
         ) from None
 
 
-def finite(name: str, array: HostArray) -> None:
-    """Raise a ValueError that says where the first value is that is not finite."""
+def finite(name: str, array: HostArray, first_row: int = 0) -> None:
+    """Raise a ValueError that says where the first value is that is not finite.
+
+    ``first_row``: where the array stands in what the user handed in.
+    """
     if array.dtype.kind != "f":
         return
     with np.errstate(all="ignore"):
@@ -120,7 +125,7 @@ def finite(name: str, array: HostArray) -> None:
         return
     where = tuple(int(i) for i in np.argwhere(bad)[0])
     kind = "NaN" if np.isnan(array[where]) else "infinity"
-    place = f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
+    place = f"row {first_row + where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
     raise ValueError(
         f"Input {name} contains {kind}: {int(bad.sum())} value(s) are not finite, the first at "
         f"{place}; fill or drop them first"
@@ -177,19 +182,22 @@ def same_length(name: str, length: int, n: int) -> None:
         raise ValueError(f"{name} has {length} row(s), but X has {n}: one is needed for each row")
 
 
-def sample_weight(values: Any, n: int) -> HostArray:
+def one_each(name: str, shape: Sequence[int], n: int) -> None:
+    """Check for the shape (n,): one entry per row of X, none broadcast."""
+    if tuple(shape) != (n,):
+        raise ValueError(f"{name} must have the shape ({n},), one per row of X; got {tuple(shape)}")
+
+
+def sample_weight(values: Any, n: int, name: str = "sample_weight") -> HostArray:
     """Weights as float64, shape (n,): finite, not negative, not all zero."""
-    weights = host_array("sample_weight", values).astype(np.float64)
-    if weights.shape != (n,):
-        raise ValueError(
-            f"sample_weight must have the shape ({n},), one per row of X; got {weights.shape}"
-        )
-    finite("sample_weight", weights)
+    weights = host_array(name, values).astype(np.float64)
+    one_each(name, weights.shape, n)
+    finite(name, weights)
     if (weights < 0).any():
         row = int(np.argmax(weights < 0))
-        raise ValueError(f"sample_weight has a negative value, {weights[row]:g} at row {row}")
+        raise ValueError(f"{name} has a negative value, {weights[row]:g} at row {row}")
     if not weights.any():
-        raise ValueError("sample_weight is zero for every row: nothing could be learnt")
+        raise ValueError(f"{name} is zero for every row: nothing could be learnt")
     return weights
 
 
@@ -241,6 +249,8 @@ def target_shape(name: str, shape: Sequence[int], n: int, k: int, classes: bool)
         raise ValueError(f"{name} must have the shape ({n},) or ({n}, {k}); got {tuple(shape)}")
     same_length(name, shape[0], n)
     if (len(shape) == 2 and shape[1] != k) or (len(shape) == 1 and k > 1 and not classes):
+        labels = f"class labels ({n},) or " if classes else ""
         raise ValueError(
-            f"{name} has the shape {tuple(shape)}, but a network with {k} output(s) needs ({n}, {k})"
+            f"{name} has the shape {tuple(shape)}, but a network with {k} output(s) needs "
+            f"{labels}({n}, {k})"
         )

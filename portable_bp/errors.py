@@ -35,6 +35,14 @@ class DivergenceError(ValueError):
         self.model = model
 
 
+class OutOfMemoryError(MemoryError):
+    """A device or the host has no room for what was asked.
+
+    Raised for any backend's own error. Nothing that was handed in has changed, and what the attempt
+    had allocated is free again.
+    """
+
+
 class CheckpointError(ValueError):
     """A model or checkpoint file cannot be read as one, or its directory is in use."""
 

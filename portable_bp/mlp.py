@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from portable_bp import checks, host
+from portable_bp import checks, host, intake, memory
 from portable_bp._typing import Array, HostArray, Params
 from portable_bp.backend import Backend, leaves
 from portable_bp.equations import activations, initializers, losses, network
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
+from portable_bp.errors import OutOfMemoryError
 from portable_bp.registry import owner, resolve
 
 
@@ -212,14 +212,14 @@ class MLP:
 
         Raises
         ------
-        MemoryError
+        OutOfMemoryError
             Before anything is allocated, when the machine cannot hold the parameters.
         """
         where = resolve(backend)
         name = float_name(dtype)
         seed = host.as_seed(seed)
         if isinstance(self.initializer, str):
-            self._check_memory()
+            self.check_memory()
             drawn = tuple(
                 (host.draw(self._scale(l), shape, seed, l), np.zeros(bias))
                 for l, (shape, bias) in enumerate(self.shapes)
@@ -229,14 +229,11 @@ class MLP:
         with where.scope():
             return tuple((where.asarray(W, name), where.asarray(b, name)) for W, b in drawn)
 
-    def _check_memory(self) -> None:
-        wanted = 8 * self.n_parameters
-        try:
-            there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        except (AttributeError, ValueError, OSError):  # not every system tells
-            return
-        if wanted > there:
-            raise MemoryError(
+    def check_memory(self) -> None:
+        """Raise an OutOfMemoryError when this machine could not hold the parameters."""
+        wanted, there = 8 * self.n_parameters, memory.on_host()
+        if there is not None and wanted > there:
+            raise OutOfMemoryError(
                 f"sizes {list(self.sizes)} has {self.n_parameters:,} parameters: drawing them needs "
                 f"{wanted:,} bytes, and this machine has {there:,}; use smaller layers"
             )
@@ -262,7 +259,9 @@ class MLP:
         """
         backend, name, params = self._place(params, x)
         with backend.scope():
-            a = self.features(backend, x, name)
+            features = intake.features(self, x)
+            intake.finite_features(backend, name, features)
+            a = to_backend(backend, features, name, "X")
             out = network.forward(params, a, self.activations, xp=backend.xp).outputs[-1]
             return out if owner(x) is not None else backend.to_numpy(out)  # type: ignore[return-value]
 
@@ -335,25 +334,24 @@ class MLP:
     def _batch(
         self, params: Params, x: Any, y: Any, sample_weight: Any
     ) -> tuple[Backend, Params, Array, Array, Array | None]:
-        backend, name, params = self._place(params, x)
+        backend, name, params = self._place(params, x, y, sample_weight)
         with backend.scope():
-            a = self.features(backend, x, name)
-            n = a.shape[0]
-            t = self.targets(backend, y, n, name)
+            (rows,) = intake.check(self, backend, name, intake.Rows(x, y, sample_weight))
+            a = to_backend(backend, rows.x, name, "X")
+            t = self.place_targets(backend, y if owner(y) is not None else rows.y, name)
             w = None
             if sample_weight is not None:
-                if owner(sample_weight) is None:
-                    sample_weight = checks.sample_weight(sample_weight, n)
-                w = to_backend(backend, sample_weight, name)
+                w = sample_weight if owner(sample_weight) is not None else rows.w
+                w = to_backend(backend, w, name, "sample_weight")
         return backend, params, a, t, w
 
-    def _place(self, params: Params, x: Any) -> tuple[Backend, str, Params]:
-        """The backend of parameters and x, the parameters' dtype, and the parameters there."""
+    def _place(self, params: Params, *data: Any) -> tuple[Backend, str, Params]:
+        """The backend of parameters and data, the parameters' dtype, and the parameters there."""
         shapes = [tuple(tuple(p.shape) for p in pair) for pair in params]
         if shapes != self.shapes:
             raise ValueError(f"params have the shapes {shapes}, but {self!r} needs {self.shapes}")
         found = list(leaves(params))
-        backend = resolve(None, *found, x)
+        backend = resolve(None, *found, *data)
         name = dtype_name(found[0])
         if any(owner(p) is None for p in found):
             with backend.scope():
@@ -363,34 +361,19 @@ class MLP:
                 )
         return backend, name, params
 
-    def features(self, backend: Backend, x: Any, name: str) -> Array:
-        """``x`` checked and brought to ``backend`` in the dtype ``name``."""
-        if owner(x) is None:
-            x = checks.host_array("X", x)
-        checks.matrix("X", tuple(x.shape), self.sizes[0])
-        return to_backend(backend, x, name, "X")
-
     def targets(self, backend: Backend, y: Any, n: int, name: str) -> Array:
-        """``y`` checked and brought to ``backend`` as (n, k): class labels become one-hot rows."""
-        k, classes = self.sizes[-1], self.loss.target == "class"
-        foreign = owner(y)
-        if foreign is None:
-            y = checks.host_array("y", y)
-        checks.target_shape("y", tuple(y.shape), n, k, classes)
-        if classes and y.ndim == 1:
-            if foreign is None:
-                y = checks.labels("y", y, k)
-            elif not backend.traced(y):
-                checks.labels("y", backend_to_host(y), k)
+        """``y`` from the host, checked and brought to ``backend`` as (n, k)."""
+        checked = intake.targets(self, checks.host_array("y", y), n)
+        return self.place_targets(backend, checked, name)
+
+    def place_targets(self, backend: Backend, y: Any, name: str) -> Array:
+        """Checked targets on ``backend`` as (n, k): class labels become one-hot rows."""
+        if self.loss.target == "class" and y.ndim == 1:
             labels = to_backend(backend, y, backend.index_dtype)
-            row = backend.asarray(np.arange(k), dtype=backend.index_dtype)
+            row = backend.asarray(np.arange(self.sizes[-1]), dtype=backend.index_dtype)
             return losses.one_hot(labels, row, backend.dtype(name), xp=backend.xp)
         t = to_backend(backend, y, name, "y")
-        if t.ndim == 1:
-            t = backend.xp.expand_dims(t, axis=1)
-        if foreign is None:
-            checks.target_values("y", y if y.ndim == 2 else y[:, None], self.loss.target)
-        return t
+        return backend.xp.expand_dims(t, axis=1) if t.ndim == 1 else t
 
 
 def _from_table(table: Mapping[str, Callable[..., Any]], description: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ stands in ``portable_bp.testing.capabilities``; a test names what it needs with 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,6 +19,9 @@ import pytest
 
 from portable_bp import Backend, BackendError, get_backend
 from portable_bp.testing.capabilities import missing
+
+# JAX reads it when it is imported. Tests with a ``dtype`` set what that dtype needs, see ``width``.
+os.environ.setdefault("JAX_ENABLE_X64", "1")
 
 BACKENDS = "numpy,torch,jax,strict,cupy"
 REQUIRED = "numpy,torch,jax,strict"
@@ -59,13 +63,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("spec", specs(metafunc.config), scope="session")
 
 
-def wide(spec: str, dtype: str | None) -> AbstractContextManager[Any]:
-    """JAX has 64-bit numbers only where it is told so; everything else of the suite leaves it be."""
-    if dtype != "float64" or not spec.startswith("jax"):
+def width(spec: str, dtype: str | None) -> AbstractContextManager[Any]:
+    """float32 is tested in JAX as users have it, without 64-bit numbers; float64 with them."""
+    if dtype is None or not spec.startswith("jax"):
         return nullcontext()
     import jax
 
-    context: AbstractContextManager[Any] = jax.enable_x64(True)
+    context: AbstractContextManager[Any] = jax.enable_x64(dtype == "float64")
     return context
 
 
@@ -88,7 +92,7 @@ def usable(pytestconfig: pytest.Config) -> Callable[[str], Backend]:
 def where(
     request: pytest.FixtureRequest, spec: str, usable: Callable[[str], Backend]
 ) -> Iterator[Backend]:
-    """Each of ``--backends``; with 64-bit numbers when the test has a ``dtype`` of float64."""
+    """Each of ``--backends``; in JAX with 64-bit numbers if the test's ``dtype`` is float64."""
     backend = usable(spec)
     dtype = request.node.callspec.params.get("dtype")
     needed = [m.args[0] for m in request.node.iter_markers("needs")]
@@ -96,5 +100,5 @@ def where(
         reason = missing(backend.spec, capability)
         if reason:
             pytest.skip(f"{backend.spec} lacks {capability!r}: {reason}")
-    with wide(spec, dtype):
+    with width(spec, dtype):
         yield backend

@@ -18,6 +18,8 @@ class CupyBackend(Backend):
     name = "cupy"
     modules = ("cupy",)
     priority = 30
+    # Besides CuPy's own MemoryError: the driver for pinned memory, and libraries for workspaces.
+    exhausted = ("cudaErrorMemoryAllocation", "ALLOC_FAILED")
 
     def __init__(self, index: int) -> None:
         import array_api_compat.cupy
@@ -90,6 +92,12 @@ class CupyBackend(Backend):
         with self.device:
             copy: Array = array.copy()
             return copy
+
+    def free_memory(self) -> int | None:
+        with self.device:
+            free: int = self.device.mem_info[0]
+            pooled: int = self._cupy.get_default_memory_pool().free_bytes()
+        return free + pooled
 
     def scope(self) -> AbstractContextManager[Any]:
         # array-api-compat's CuPy functions ignore device=: the current device decides.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class JaxBackend(Backend):
     modules = ("jax", "jaxlib")
     priority = 10
     index_dtype = "int32"
+    exhausted = ("RESOURCE_EXHAUSTED",)
 
     def __init__(self, device: Any, spec: str) -> None:
         import jax
@@ -117,6 +119,10 @@ class JaxBackend(Backend):
         copy: Array = self.xp.array(array, copy=True)
         return copy
 
+    def free_memory(self) -> int | None:
+        stats = self.device.memory_stats()  # None on the CPU
+        return stats["bytes_limit"] - stats["bytes_in_use"] if stats else None
+
     def scope(self) -> AbstractContextManager[Any]:
         # JAX's own default for float32 is TF32 or bfloat16 on accelerators.
         precise: AbstractContextManager[Any] = self._jax.default_matmul_precision("highest")
@@ -128,6 +134,6 @@ class JaxBackend(Backend):
     def compile(self, step: Step, state: Tree) -> Runner:
         return ScanRunner(self, step, state)
 
-    def compile_function(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        compiled: Callable[..., Any] = self._jax.jit(f)
+    def compile_function(self, f: Callable[..., Tree]) -> Callable[..., Tree]:
+        compiled: Callable[..., Tree] = self._jax.jit(partial(f, self.xp))
         return compiled

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
+
+import numpy as np
 
 from portable_bp._typing import Array, HostArray
 from portable_bp.backend import Backend
@@ -66,6 +68,15 @@ class StrictBackend(Backend):
             values = self.to_numpy(values)
         array: Array = self.xp.asarray(native_copy(values, dtype), device=self.device)
         return array
+
+    def dtype(self, name: str) -> Any:
+        known = self.xp.__array_namespace_info__().dtypes(device=self.device)  # type: ignore[attr-defined]
+        if str(name) not in known:
+            raise TypeError(f"{self.spec} has no {name}; it has {', '.join(known)}")
+        return super().dtype(name)
+
+    def scope(self) -> AbstractContextManager[Any]:
+        return np.errstate(all="ignore")  # as the NumPy adapter: it computes with NumPy
 
     def to_numpy(self, array: Any) -> HostArray:
         import array_api_strict

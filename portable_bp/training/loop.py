@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from portable_bp import checks, host
+from portable_bp import checks, host, intake
 from portable_bp._typing import Array, HostArray, Params, Step, Tree
 from portable_bp.backend import Backend, EagerRunner, Runner
 from portable_bp.equations import optimizers, schedules
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.errors import CheckpointError, DivergenceError
-from portable_bp.mlp import MLP, backend_to_host, float_name, to_backend
+from portable_bp.intake import Rows
+from portable_bp.memory import guarded
+from portable_bp.mlp import MLP, float_name, to_backend
 from portable_bp.registry import get_backend, owner, resolve
 from portable_bp.training import divergence, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
@@ -40,6 +42,12 @@ SNAPSHOT_SECONDS = 0.5
 
 SIGNAL_STEPS = 500
 """With a checkpoint directory, at most this many steps run between two looks at the signals."""
+
+TO_LOWER = (
+    "batch_size or the layer sizes; features handed in as a NumPy array or a memory map are sent piece "
+    "by piece when the device cannot hold them"
+)
+"""What to do when the memory does not suffice."""
 
 Test: TypeAlias = "tuple[Any, HostArray, HostArray | None]"
 """Held-out features on the device or host; targets (n, k) and weights on the host."""
@@ -85,8 +93,9 @@ def fit(
         an Optimizer
     learning_rate : a positive number, or a Schedule such as ``schedules.Cosine(1e-3)``
     batch_size : int or None
-        Rows per step: 1 is stochastic gradient descent, None takes all rows at once (batch gradient
-        descent), anything between is mini-batch. The last batch of an epoch may be smaller.
+        Rows per step: 1 is stochastic gradient descent, None (or a number beyond that of the rows)
+        takes all rows at once (batch gradient descent), anything between is mini-batch. The last
+        batch of an epoch may be smaller.
     epochs : int
         How often every row is seen.
     validation : float, (X, y), (X, y, sample_weight) or None
@@ -143,6 +152,8 @@ def fit(
         For bad input, before any training.
     DivergenceError
         When the loss or a parameter is no longer finite; its ``model`` has the last finite ones.
+    OutOfMemoryError
+        When the device cannot hold what was asked for; nothing handed in has changed.
     CheckpointError
         When the directory is in use, holds another run, or holds one and ``resume`` is not set.
 
@@ -174,40 +185,50 @@ def fit(
         raise ValueError("resume and every need checkpoint, the directory of the run")
     held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
     where = resolve(backend, X, y, sample_weight, *held_out)
-    with ExitStack() as stack:
-        stack.enter_context(where.scope())
-        feed, weights, test, print_of_data = _prepare(
-            net, where, X, y, sample_weight, validation, seed, name
-        )
-        size = _batch_size(batch_size, feed.n)
-        params = net.init(seed, where, name) if params is None else _given(net, where, params, name)
-        plan = _plan(net, where, optimizer, feed, weights is not None, size, seed)
-        plan = replace(plan, clip_value=clip_value, clip_norm=clip_norm, report=report_loss)
-        state = (params, optimizers.init(optimizer, params, xp=where.xp))
-        run = _Run(
-            net, where, name, make_step(plan), optimizer, schedule, feed, weights, test, size, epochs,
-            shuffle, seed, watchers, early, state, compile,
-            deadline=math.inf if max_time is None else start + max_time,
-        )  # fmt: skip
-        if checkpoint is not None:
-            from portable_bp.checkpoints import CheckpointDirectory
+    size = None if batch_size is None else checks.positive_int("batch_size", batch_size)
 
-            directory = stack.enter_context(CheckpointDirectory(checkpoint, keep))
-            run.identity = {
-                "network": [list(net.sizes), [a.name for a in net.activations], net.loss.name],
-                "penalties": [net.l1, net.l2],
-                "dropout": list(net.dropout),
-                "optimizer": optimizers.describe(optimizer),
-                "learning_rate": schedules.describe(schedule),
-                "batch_size": size,
-                "shuffle": shuffle,
-                "clip": [clip_value, clip_norm],
-                "seed": seed,
-                "dtype": name,
-                "data": print_of_data,
-            }
-            run.record_in(directory, every, resume)
-        return run.train()
+    def trained() -> Model:
+        with ExitStack() as stack:
+            stack.enter_context(where.scope())
+            feed, weights, test, print_of_data = _prepare(
+                net, where, X, y, sample_weight, validation, seed, name
+            )
+            batch = feed.n if size is None else min(size, feed.n)
+            begin = _given(net, where, params, name) if params else net.init(seed, where, name)
+            plan = _plan(net, where, optimizer, feed, weights is not None, batch, seed)
+            plan = replace(plan, clip_value=clip_value, clip_norm=clip_norm, report=report_loss)
+            state = (begin, optimizers.init(optimizer, begin, xp=where.xp))
+            run = _Run(
+                net, where, name, make_step(plan), optimizer, schedule, feed, weights, test, batch,
+                epochs, shuffle, seed, watchers, early, state, compile,
+                deadline=math.inf if max_time is None else start + max_time,
+            )  # fmt: skip
+            if checkpoint is not None:
+                from portable_bp.checkpoints import CheckpointDirectory
+
+                directory = stack.enter_context(CheckpointDirectory(checkpoint, keep))
+                run.identity = {
+                    "network": [list(net.sizes), [a.name for a in net.activations], net.loss.name],
+                    "penalties": [net.l1, net.l2],
+                    "dropout": list(net.dropout),
+                    "optimizer": optimizers.describe(optimizer),
+                    "learning_rate": schedules.describe(schedule),
+                    "batch_size": batch,
+                    "shuffle": shuffle,
+                    "clip": [clip_value, clip_norm],
+                    "seed": seed,
+                    "dtype": name,
+                    "data": print_of_data,
+                }
+                run.record_in(directory, every, resume)
+            return run.train()
+
+    def task() -> str:
+        n = X.shape[0] if hasattr(X, "shape") else len(X)
+        batch = n if size is None else min(size, n)
+        return f"training {net!r} on {n:,} rows, {batch:,} at a time"
+
+    return guarded(where, trained, task, TO_LOWER)
 
 
 @dataclass
@@ -557,87 +578,67 @@ def _prepare(
     name: str,
 ) -> tuple[Feed, HostArray | None, Test | None, str]:
     """Check everything, hold out rows, and bring the rest to the device, or near it."""
-    X, y, w = _checked(net, X, y, sample_weight)
-    test = None
+    given = [Rows(X, y, sample_weight)]
     if isinstance(held_out, tuple | list):
         if len(held_out) not in (2, 3):
             raise ValueError(
                 "validation must be a share, (X, y) or (X, y, sample_weight); got "
                 f"{len(held_out)} entries"
             )
-        test = _checked(net, *held_out, *([None] if len(held_out) == 2 else []))
+        given.append(Rows(*held_out))
     elif held_out is not None:
-        (X, y, w), test = _split(X, y, w, held_out, seed)
-    n = X.shape[0]
-    targets = _targets(net, backend, y, n, name)
+        checks.real("validation", held_out, low=0, high=1, open_low=True, open_high=True)
+    rows, *apart = intake.check(net, backend, name, *given)
+    if held_out is not None and not apart:
+        rows, *apart = _split(backend, rows, held_out, seed)
+    x, y, w = rows
+    n = x.shape[0]
     extra = () if w is None else (w,)
     feed: Feed
-    if owner(X) is None and must_stream(backend, X, name):
-        kept = (X, backend.to_numpy(targets), *extra)
+    if owner(x) is None and must_stream(backend, x, name):
+        targets = _targets(net, get_backend("numpy"), y, name)
         dtypes = (name, name if targets.ndim == 2 else backend.index_dtype, name)
+        kept = (x, np.asarray(targets), *extra)
         feed = Streamed(n, backend, kept, dtypes[: len(kept)])
     else:
-        features = _contiguous(to_backend(backend, X, name, "X"))
+        targets = _targets(net, backend, y, name)
+        features = _contiguous(to_backend(backend, x, name, "X"))
         weights = tuple(to_backend(backend, e, name) for e in extra)
         feed = Resident(n, (features, targets, *weights))
-    prepared = None
-    if test is not None:
-        X_test, y_test, w_test = test
-        t = net.targets(get_backend("numpy"), y_test, X_test.shape[0], "float64")
-        large = owner(X_test) is None and must_stream(backend, X_test, name)
-        x = X_test if large else to_backend(backend, X_test, name, "X")
-        prepared = (x, np.asarray(t), w_test)
-    return feed, w, prepared, recovery.fingerprint(*(() if owner(X) else (X,)), y, *extra)
+    test = _test(net, backend, apart[0], name) if apart else None
+    return feed, w, test, recovery.fingerprint(y, *extra)
 
 
-def _checked(net: MLP, X: Any, y: Any, w: Any) -> tuple[Any, HostArray, HostArray | None]:
-    """X checked where it lives; y and the weights checked on the host."""
-    if y is None:
-        raise ValueError("y is None: targets are needed to train, one per row of X")
-    if owner(X) is None:
-        X = checks.host_array("X", X)
-        checks.matrix("X", X.shape, net.sizes[0])
-        checks.finite("X", X)
-    else:
-        checks.matrix("X", tuple(X.shape), net.sizes[0])
-        backend = resolve(None, X)
-        with backend.scope():
-            if not bool(backend.to_numpy(backend.xp.all(backend.xp.isfinite(X)))):
-                checks.finite("X", backend.to_numpy(X))
-    y = checks.host_array("y", y if owner(y) is None else backend_to_host(y))
-    if w is not None:
-        w = checks.sample_weight(w if owner(w) is None else backend_to_host(w), X.shape[0])
-    checks.same_length("y", len(y) if y.ndim else 0, X.shape[0])
-    return X, y, w
-
-
-def _targets(net: MLP, backend: Backend, y: HostArray, n: int, name: str) -> Array:
+def _targets(net: MLP, backend: Backend, y: HostArray, name: str) -> Array:
     """Targets on the device: (n, k), or labels (n,) where one-hot rows would be too many."""
-    k = net.sizes[-1]
-    if net.loss.target == "class" and y.ndim == 1 and n * k > ONE_HOT_ENTRIES:
-        checks.target_shape("y", y.shape, n, k, classes=True)
-        return backend.asarray(checks.labels("y", y, k), backend.index_dtype)
-    return _contiguous(net.targets(backend, y, n, name))
+    if y.ndim == 1 and len(y) * net.sizes[-1] > ONE_HOT_ENTRIES:
+        return backend.asarray(y, backend.index_dtype)
+    return _contiguous(net.place_targets(backend, y, name))
 
 
-def _split(
-    X: Any, y: HostArray, w: HostArray | None, share: Any, seed: int
-) -> tuple[tuple[Any, HostArray, HostArray | None], tuple[Any, HostArray, HostArray | None]]:
-    share = checks.real("validation", share, low=0, high=1, open_low=True, open_high=True)
-    n = X.shape[0]
-    checks.same_length("y", len(y), n)
+def _test(net: MLP, backend: Backend, rows: Rows, name: str) -> Test:
+    """Held-out features on the device where they fit; the rest in float64 on the host."""
+    large = owner(rows.x) is None and must_stream(backend, rows.x, name)
+    x = rows.x if large else to_backend(backend, rows.x, name, "validation X")
+    return x, np.asarray(net.place_targets(get_backend("numpy"), rows.y, "float64")), rows.w
+
+
+def _split(backend: Backend, given: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
+    """The rows to train on, and the share of them that is held out."""
+    x, y, w = given
+    n = x.shape[0]
     held = math.ceil(share * n)
     if held >= n:
         raise ValueError(f"validation={share} of {n} row(s) leaves none to train on")
     order = host.permutation(n, seed, host.SPLIT)
 
-    def part(rows: HostArray) -> tuple[Any, HostArray, HostArray | None]:
-        if owner(X) is None:
-            x = X[rows]
+    def part(rows: HostArray) -> Rows:
+        if owner(x) is None:
+            features = x[rows]
         else:
-            there = resolve(None, X)
-            x = there.xp.take(X, there.asarray(rows, there.index_dtype), axis=0)
-        return x, y[rows], None if w is None else w[rows]
+            index = backend.asarray(rows, backend.index_dtype)
+            features = backend.xp.take(x, index, axis=0)
+        return Rows(features, y[rows], None if w is None else w[rows])
 
     return part(np.sort(order[held:])), part(np.sort(order[:held]))
 
@@ -666,13 +667,6 @@ def _given(net: MLP, backend: Backend, params: Params, name: str) -> Params:
     given = MLP(net.sizes, initializer=params).initializer
     assert not isinstance(given, str)
     return tuple((backend.asarray(W, name), backend.asarray(b, name)) for W, b in given)
-
-
-def _batch_size(batch_size: int | None, n: int) -> int:
-    if batch_size is None:
-        return n
-    size = checks.positive_int("batch_size", batch_size)
-    return min(size, n)
 
 
 def _contiguous(array: Any) -> Array:

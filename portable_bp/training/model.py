@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from portable_bp import checks
-from portable_bp._typing import Array, HostArray, Params
+from portable_bp import checks, intake
+from portable_bp._typing import Array, HostArray, Namespace, Params
 from portable_bp.backend import Backend
 from portable_bp.equations import losses, network
+from portable_bp.memory import Result, guarded
 from portable_bp.mlp import MLP, dtype_name, to_backend
 from portable_bp.registry import get_backend, owner, resolve
 from portable_bp.training.history import History
@@ -31,8 +33,8 @@ LastLayer = Callable[[Params, Array], tuple[Array, Array]]
 def compile_last_layer(net: MLP, backend: Backend) -> LastLayer:
     """``(params, x) -> (z^L, a^L)``, compiled where that pays."""
 
-    def last_layer(params: Params, x: Array) -> tuple[Array, Array]:
-        cache = network.forward(params, x, net.activations, xp=backend.xp)
+    def last_layer(xp: Namespace, params: Params, x: Array) -> tuple[Array, Array]:
+        cache = network.forward(params, x, net.activations, xp=xp)
         return cache.z[-1], cache.outputs[-1]
 
     return backend.compile_function(last_layer)
@@ -66,27 +68,27 @@ class Model:
     def forward(self, X: Any) -> Array:
         """The outputs for each row, shape (n, k), block by block.
 
-        Results come back in the library and on the device of X; host data give NumPy.
+        Results come back in the library and on the device of X; host data give NumPy. A memory map
+        is read block by block: more rows than fit in memory can be predicted.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For bad input.
+        OutOfMemoryError
+            When the device cannot hold a block.
         """
-        foreign = owner(X)
-        if foreign is not None and foreign.of(X) != self.backend.spec:
-            raise ValueError(
-                f"X lives on {foreign.of(X)}, the model on {self.backend.spec}: move one of them, "
-                f"for example model.to({foreign.of(X)!r})"
-            )
-        if foreign is None:
-            X = checks.host_array("X", X)
-        checks.matrix("X", tuple(X.shape), self.net.sizes[0])
-        blocks = [
-            out if foreign is not None else self.backend.to_numpy(out) for out in self._blocks(X)
-        ]
-        if len(blocks) == 1:
-            return blocks[0]  # type: ignore[return-value]
+        X = self._admitted(X)
+        return self._guarded(X, lambda: self._joined(X))
+
+    def _joined(self, X: Any) -> Array:
+        if owner(X) is None:
+            blocks = [self.backend.to_numpy(o) for o in self._blocks(X, check=True)]
+            return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)  # type: ignore[return-value]
         with self.backend.scope():
-            joined: Array = (
-                np.concatenate(blocks) if foreign is None else self.backend.xp.concat(blocks)  # type: ignore[assignment]
-            )
-        return joined
+            intake.finite_features(self.backend, self._dtype, X)
+            outs = list(self._blocks(X))
+            return outs[0] if len(outs) == 1 else self.backend.xp.concat(outs)
 
     def predict(self, X: Any) -> Array:
         """Class labels or values for each row, as :meth:`portable_bp.MLP.predict` gives them."""
@@ -101,15 +103,16 @@ class Model:
 
     def evaluate(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
         """``(loss, metric)``: the mean data term of the loss (no penalties), and :meth:`score`."""
-        numpy = get_backend("numpy")
-        n = X.shape[0] if hasattr(X, "shape") else len(X)
-        y_host = y if owner(y) is None else resolve(None, y).to_numpy(y)
-        t = np.asarray(self.net.targets(numpy, y_host, n, "float64"))
-        w = None
-        if sample_weight is not None:
-            w = sample_weight
-            w = checks.sample_weight(w if owner(w) is None else resolve(None, w).to_numpy(w), n)
-        return self.evaluate_prepared(X, t, w)
+        X = self._admitted(X)
+
+        def evaluated() -> tuple[float, float]:
+            with self.backend.scope():
+                given = intake.Rows(X, y, sample_weight)
+                (rows,) = intake.check(self.net, self.backend, self._dtype, given)
+            t = self.net.place_targets(get_backend("numpy"), rows.y, "float64")
+            return self.evaluate_prepared(rows.x, np.asarray(t), rows.w)
+
+        return self._guarded(X, evaluated)
 
     def evaluate_prepared(self, X: Any, t: HostArray, w: HostArray | None) -> tuple[float, float]:
         """:meth:`evaluate` for targets (n, k) and weights that are float64 on the host already."""
@@ -128,18 +131,61 @@ class Model:
         total = row if w is None else float(np.sum(w))
         return sums / total, metric(self.net.loss, np.concatenate(outs), t, w)
 
-    def _blocks(self, X: Any, logits: bool = False) -> Any:
-        """Outputs (or net inputs and outputs of the last layer) for blocks of rows, on the backend."""
-        backend, name = self.backend, dtype_name(self.params[0][0])
+    def _admitted(self, X: Any) -> Any:
+        """X as an array of the right shape, of the host or of the model's own device."""
+        foreign = owner(X)
+        if foreign is not None and foreign.of(X) != self.backend.spec:
+            raise ValueError(
+                f"X lives on {foreign.of(X)}, the model on {self.backend.spec}: move one of them, "
+                f"for example model.to({foreign.of(X)!r})"
+            )
+        return intake.features(self.net, X)
+
+    def _guarded(self, X: Any, work: Callable[[], Result]) -> Result:
+        def task() -> str:
+            return f"over {X.shape[0]:,} rows in blocks of {block_rows(self.net):,} by {self.net!r}"
+
+        return guarded(self.backend, work, task, "the layer sizes, or hand in fewer rows at a time")
+
+    @property
+    def _dtype(self) -> str:
+        return dtype_name(self.params[0][0])
+
+    def _blocks(self, X: Any, *, logits: bool = False, check: bool = False) -> Any:
+        """Outputs (or net inputs and outputs of the last layer) for blocks of rows, on the backend.
+
+        ``check``: X is the host's, and its values are still to be looked at.
+        """
+        backend, name = self.backend, self._dtype
         if self._last_layer is None:
             self._last_layer = compile_last_layer(self.net, backend)
         rows = block_rows(self.net)
         n = X.shape[0]
         for start in range(0, n, rows):
+            block = X[start : min(start + rows, n), ...]
+            if check:
+                checks.finite("X", block, start)
             with backend.scope():
-                x = to_backend(backend, X[start : min(start + rows, n), ...], name, "X")
+                x = to_backend(backend, block, name, "X")
                 z, o = self._last_layer(self.params, x)
             yield (z, o) if logits else o
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one safetensors file; :func:`portable_bp.load` reads it on any backend.
+
+        At every instant ``path`` holds the old file or the new one, whole; see
+        :func:`portable_bp.files.write`.
+
+        Raises
+        ------
+        ValueError
+            The network has an activation or a loss of your own; nothing is written.
+        OSError
+            The file could not be written. What was at ``path`` before is untouched.
+        """
+        from portable_bp.training import storage
+
+        storage.save(self, path)
 
     def to(self, backend: str | Backend) -> Model:
         """The same model on another backend."""
