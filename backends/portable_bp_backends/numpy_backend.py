@@ -10,9 +10,10 @@ from typing import Any
 import array_api_compat.numpy
 import numpy as np
 
-from portable_bp._typing import HostArray
-from portable_bp.backend import Backend, extend
+from portable_bp._typing import HostArray, Step, Tree
+from portable_bp.backend import Backend, Runner, extend
 from portable_bp_backends._host import native_copy
+from portable_bp_backends.numpy_plan import PlanFunction, PlanRunner, Switches
 
 
 @cache
@@ -64,3 +65,9 @@ class NumpyBackend(Backend):
         # What is not finite is reported by the training loop, with its cause; a user's
         # np.seterr(all="raise") would stop at a harmless underflow.
         return np.errstate(all="ignore")
+
+    def compile(self, step: Step, state: Tree) -> Runner:
+        return PlanRunner(self.xp, step, state, Switches())
+
+    def compile_function(self, f: Callable[..., Tree]) -> Callable[..., Tree]:
+        return PlanFunction(self.xp, f)

@@ -193,7 +193,7 @@ def activation_rows(where: Backend, dtype: str, mode: str) -> Iterator[Row]:
     g = np.cos(np.arange(z.size)).reshape(z.shape).astype(dtype)
     names = sorted(activations.ACTIVATIONS)
 
-    def all_of_them(z: Any, g: Any, *, xp: Namespace) -> Tree:
+    def all_of_them(xp: Namespace, z: Any, g: Any) -> Tree:
         found = []
         for name in names:
             act = activations.get(name)
@@ -202,10 +202,10 @@ def activation_rows(where: Backend, dtype: str, mode: str) -> Iterator[Row]:
         return tuple(found)
 
     z64, g64 = z.astype(np.float64), g.astype(np.float64)
-    wanted = all_of_them(z64, g64, xp=get_backend("numpy").xp)
+    wanted = all_of_them(get_backend("numpy").xp, z64, g64)
     with where.scope():
-        call: Callable[..., Tree] = partial(all_of_them, xp=where.xp)
-        call = where.compile_function(call) if mode == "compiled" else call
+        compiled = mode == "compiled"
+        call = where.compile_function(all_of_them) if compiled else partial(all_of_them, where.xp)
         results = call(where.asarray(z), where.asarray(g))
     for name, got, want in zip(names, results, wanted, strict=True):
         steep = 0.8 * (1 + 0.134 * z64 * z64) if name == "gelu_tanh" else 1.0

@@ -1,0 +1,127 @@
+"""A plan: a graph with the memory for its values, and the straight-line Python that fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from portable_bp_backends.numpy_plan.calls import Calls
+from portable_bp_backends.numpy_plan.memory import Memory, State
+from portable_bp_backends.numpy_plan.neighbours import schedule
+from portable_bp_backends.numpy_plan.source import Call, Operand, Source
+from portable_bp_backends.numpy_plan.switches import Switches
+from portable_bp_backends.numpy_plan.trace import Graph, Node, equal_entries
+
+
+class Plan:
+    """A graph, ready to run.
+
+    Attributes
+    ----------
+    replay : ``replay(*bind(arrays), *numbers(table)[i])`` runs the graph, leaves the new state in the
+        place of the old, and returns the results: one array or a tuple, good until the next replay
+    source : the Python of ``replay``
+    results : shapes and dtypes of the results; ``form`` is their tree, with positions for leaves
+    nbytes : the size of the memory that the plan owns, besides the state
+    """
+
+    def __init__(self, graph: Graph, state: State, switches: Switches) -> None:
+        order, lanes = schedule(graph, switches.neighbours)
+        memory = Memory(graph, order, lanes, state, switches)
+        source = Source()
+        for array in state.arrays:
+            source.name(array, "s")
+        calls = Calls(memory, source, switches)
+        _write(order, memory, calls, source)
+        returned = _write_end(graph, state, memory, calls, source)
+        self._inputs, self._numbers, self._hoisted = graph.given, graph.numbers, memory.hoisted
+        self._given, self._each = tuple(calls.given), tuple(calls.numbers)
+        parameters = (*calls.given.values(), *calls.numbers.values())
+        self.source, self.replay = source.compile(parameters, returned)
+        self.results, self.form, self.nbytes = graph.results, graph.form, memory.pool.nbytes
+
+    def bind(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """The given arrays, and windows on them, as ``replay`` takes them."""
+        known = dict(zip(self._inputs, arrays, strict=True))
+
+        def look(node: Node) -> Any:
+            if node not in known:
+                known[node] = node.call(look(node.args[0]), *node.args[1:], **node.kwargs)
+            return known[node]
+
+        return tuple(map(look, self._given))
+
+    def numbers(self, table: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """For each step the 0-d arrays that ``replay`` takes, from arrays of one entry per step.
+
+        0-d operations on these numbers alone are done here, for all steps at once.
+        """
+        steps = len(table[0])
+        known = dict(zip(self._numbers, table, strict=True))
+        for node in self._hoisted:
+            known[node] = node.call(*(known[a] if isinstance(a, Node) else a for a in node.args))
+        columns = []
+        for column in map(known.__getitem__, self._each):
+            same = equal_entries(column)
+            columns.append([column[0 if same else i, ...] for i in range(1 if same else steps)])
+            columns[-1] *= steps if same else 1
+        return list(zip(*columns, strict=True)) if columns else [()] * steps
+
+
+def _write(order: list[Node], memory: Memory, calls: Calls, source: Source) -> None:
+    """The calls of all nodes in their order; those of a run when it is complete."""
+    position = {node: i for i, node in enumerate(order)}
+    pending: list[Call] = []
+    after: list[Node] = []  # windows on a run's values that turned out to be copies
+    for i, node in enumerate(order):
+        run = memory.runs.get(i)
+        if node in memory.stretches:
+            memory.look_at_state(node)
+            source.name(memory.where[node], "s")
+        elif node in memory.windows:
+            if not memory.look(node):
+                seen = position.get(memory.seen_through(node), -1)
+                if run is not None and run.start <= seen:
+                    after.append(node)
+                else:
+                    source.write([calls.fill(node, memory.where[node])], node)
+        elif memory.is_called(node):
+            made = calls.make(i, node)
+            if run is None:
+                source.write(made, node)
+            else:
+                pending += made
+                if i == run.stop:
+                    source.write_run(run, pending)
+                    for window in after:
+                        source.write([calls.fill(window, memory.where[window])], window)
+                    pending, after = [], []
+            memory.release(i)
+
+
+def _write_end(graph: Graph, state: State, memory: Memory, calls: Calls, source: Source) -> str:
+    """Copies of what could not be made in its place; answers with what ``replay`` returns.
+
+    An old value of the state that is wanted elsewhere is copied before anything is written over it.
+    """
+
+    def saved(wanted: Any) -> Any:
+        value = calls.value(wanted)
+        if isinstance(wanted, Node) and not set(memory.owners(wanted)).isdisjoint(graph.state):
+            copy = np.empty(wanted.shape, wanted.dtype)
+            source.write([Call("{0}[...] = {1}", (Operand(copy), Operand(value)))])
+            return copy
+        return value
+
+    results = [saved(wanted) for wanted in graph.results]
+    copies = [
+        (place, saved(new))
+        for place, new in zip(state.arrays, graph.new_state, strict=True)
+        if source.name(calls.value(new)) != source.name(place)
+    ]
+    for place, value in copies:
+        source.write([Call("{0}[...] = {1}", (Operand(place), Operand(value)))], "new state")
+    names = [source.name(value) for value in results]
+    return names[0] if len(names) == 1 else f"({', '.join(names)})"

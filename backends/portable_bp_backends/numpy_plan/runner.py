@@ -1,0 +1,218 @@
+"""Running plans: training steps over a table of numbers, and functions over their arguments."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
+from portable_bp.backend import leaves, map_leaves
+from portable_bp_backends.numpy_plan.memory import State
+from portable_bp_backends.numpy_plan.plan import Plan
+from portable_bp_backends.numpy_plan.switches import Switches
+from portable_bp_backends.numpy_plan.trace import trace_function, trace_step
+
+_KEPT = 16
+"""How many plans a runner or a function keeps, of the shapes it met last."""
+
+T = TypeVar("T")
+
+
+class _Recent(Generic[T]):
+    """The entries used last, by key; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[Any, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any) -> T | None:
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
+
+    def put(self, key: Any, entry: T) -> T:
+        """Keep the entry, or an earlier one under the same key; answers with the one kept."""
+        with self._lock:
+            kept = self._entries.setdefault(key, entry)
+            self._entries.move_to_end(key)
+            while len(self._entries) > _KEPT:
+                self._entries.popitem(last=False)
+            return kept
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class _Batches:
+    """A plan for one size of mini-batch, and buffers to gather mini-batches in, several ahead."""
+
+    def __init__(self, plan: Plan, example: tuple[Any, ...], ahead: int) -> None:
+        self.plan = plan
+        nbytes = max(1, sum(rows.nbytes for rows in example))
+        self.count = max(1, ahead // nbytes)
+        self.buffers = [np.empty((self.count, *rows.shape), rows.dtype) for rows in example]
+        self.handed = [plan.bind(batch) for batch in zip(*self.buffers, strict=True)]
+
+    def gather(self, data: tuple[Any, ...], order: Any) -> None:
+        """The rows ``order`` of all arrays: out of bounds cannot be, it was checked, so "clip" only
+        spares ``take`` a buffer of its own."""
+        for rows, buffer in zip(data, self.buffers, strict=True):
+            flat = buffer.reshape(-1, *rows.shape[1:])
+            rows.take(order.reshape(-1), 0, flat[: order.size], "clip")
+
+
+class PlanRunner:
+    """A training step bound to its state: a :class:`portable_bp.backend.Runner`.
+
+    Each size of mini-batch has a plan of its own; all of them work on the one state.
+    """
+
+    def __init__(self, xp: Namespace, step: Step, state: Tree, switches: Switches) -> None:
+        self._xp, self._step, self._switches = xp, step, switches
+        self._memory = State([np.asarray(leaf) for leaf in leaves(state)])
+        arrays = iter(self._memory.arrays)
+        self._state = map_leaves(lambda leaf: next(arrays), state)
+        self._plans: _Recent[Plan | _Batches] = _Recent()
+
+    @property
+    def state(self) -> Tree:
+        """A private copy of the present state: later steps do not change it."""
+        return map_leaves(np.copy, self._state)
+
+    def run(
+        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
+    ) -> Tree:
+        """Advance the state by one step for each entry of the table's arrays.
+
+        The indices in ``order`` are checked before the first step.
+        """
+        rows = tuple(np.ascontiguousarray(d) for d in data)
+        numbers = tuple(map(np.asarray, table))
+        steps = _count(numbers)
+        if order is None:
+            plan = self.plan(rows, numbers)
+            losses = _Losses(plan, steps)
+            losses.extend(map(operator.add, [plan.bind(rows)] * steps, plan.numbers(numbers)))
+            return losses.found
+        indices = _indices(order, steps, rows)
+        batches = self._batches(tuple(d[indices[0]] for d in rows), numbers)
+        losses = _Losses(batches.plan, steps)
+        each = batches.plan.numbers(numbers)
+        for start in range(0, steps, batches.count):
+            ahead = slice(start, start + batches.count)
+            batches.gather(rows, indices[ahead])
+            losses.extend(map(operator.add, batches.handed, each[ahead]))
+        return losses.found
+
+    def plan(self, batch: tuple[Any, ...], numbers: tuple[Any, ...]) -> Plan:
+        """The plan for a batch and a table of these shapes and dtypes."""
+        key = "all", _shapes(batch), tuple(t.dtype for t in numbers)
+        found = self._plans.get(key)
+        if found is None:
+            now = tuple(t[0, ...] for t in numbers)
+            graph = trace_step(self._xp, self._step, self._state, batch, now)
+            found = self._plans.put(key, Plan(graph, self._memory, self._switches))
+        assert isinstance(found, Plan)
+        return found
+
+    def _batches(self, example: tuple[Any, ...], numbers: tuple[Any, ...]) -> _Batches:
+        key = "some", _shapes(example), tuple(t.dtype for t in numbers)
+        found = self._plans.get(key)
+        if found is None:
+            plan = self.plan(example, numbers)
+            found = self._plans.put(key, _Batches(plan, example, self._switches.ahead))
+        assert isinstance(found, _Batches)
+        return found
+
+
+class _Losses:
+    """Runs a plan and keeps what it returns: ``()`` when the step reports no loss."""
+
+    def __init__(self, plan: Plan, steps: int) -> None:
+        self._replay, self._done = plan.replay, 0
+        self.found: Any = ()
+        for loss in plan.results:
+            self.found = np.empty((steps, *loss.shape), loss.dtype)
+
+    def extend(self, arguments: Iterable[tuple[Any, ...]]) -> None:
+        replay, found = self._replay, self.found
+        if isinstance(found, tuple):
+            for handed in arguments:
+                replay(*handed)
+            return
+        for self._done, handed in enumerate(arguments, self._done):  # noqa: B020
+            found[self._done] = replay(*handed)
+        self._done += 1
+
+
+def _count(table: tuple[Any, ...]) -> int:
+    shapes = {t.shape for t in table}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or not shape[0]:
+        raise ValueError(
+            "table must be one or more arrays of shape (steps,), at least one step; got shapes "
+            f"{[t.shape for t in table]}"
+        )
+    return int(shape[0])
+
+
+def _indices(order: Any, steps: int, data: tuple[Any, ...]) -> Any:
+    """``order`` as ``take`` wants it, checked once for all steps."""
+    order = np.asarray(order)
+    n = {len(d) for d in data}
+    if len(n) != 1:
+        raise ValueError(f"data must be arrays of the same number of rows, got {sorted(n)}")
+    if order.dtype.kind not in "iu" or order.ndim != 2 or len(order) != steps or not order.size:
+        raise ValueError(
+            f"order must hold integers in the shape ({steps}, batch), one row per step; got "
+            f"{order.dtype}{list(order.shape)}"
+        )
+    (rows,) = n
+    low, high = int(order.min()), int(order.max())
+    if low < 0 or high >= rows:
+        raise IndexError(
+            f"order must lie in [0, {rows}), the rows of data; it reaches from {low} to {high}"
+        )
+    return np.ascontiguousarray(order, np.intp)
+
+
+def _shapes(arrays: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple((a.shape, a.dtype) for a in arrays)
+
+
+class PlanFunction:
+    """``f(xp, *trees)`` as a function of the trees, through a plan for each form of them.
+
+    Results are new arrays, with the bits that ``f`` itself gives. Shapes that come for the first
+    time are left to ``f``: what is called once is not worth a plan. Several threads may call it at
+    once; a plan that is in use is out of reach of the others.
+    """
+
+    def __init__(self, xp: Namespace, f: Callable[..., Tree]) -> None:
+        self._xp, self._f = xp, f
+        self._idle: _Recent[list[Plan]] = _Recent()
+
+    def __call__(self, *trees: Tree) -> Tree:
+        arrays = list(leaves(trees))
+        if not all(isinstance(a, np.ndarray) for a in arrays):
+            return self._f(self._xp, *trees)
+        key = map_leaves(lambda a: (a.shape, a.dtype), trees)
+        idle = self._idle.get(key)
+        if idle is None:
+            self._idle.put(key, [])
+            return self._f(self._xp, *trees)
+        try:
+            plan = idle.pop()
+        except IndexError:
+            plan = Plan(trace_function(self._xp, self._f, trees), State([]), Switches(exact=True))
+        results = plan.replay(*plan.bind(arrays))
+        if len(plan.results) == 1:
+            results = (results,)
+        found = map_leaves(lambda position: np.copy(results[position]), plan.form)
+        idle.append(plan)
+        return found
