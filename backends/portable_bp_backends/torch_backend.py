@@ -5,11 +5,18 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
-from portable_bp._typing import Array, HostArray
-from portable_bp.backend import Backend, extend
+from portable_bp._typing import Array, HostArray, Step, Tree
+from portable_bp.backend import Backend, Runner, extend
 from portable_bp_backends._host import native_copy
+
+
+def _sign(torch: Any, x: Any) -> Any:
+    """The standard's sign, NaN for NaN: array_api_compat's writes in place, by a mask that a CUDA
+    device has to send to the host."""
+    return torch.where(torch.isnan(x), x, torch.sign(x))
 
 
 class TorchBackend(Backend):
@@ -18,6 +25,8 @@ class TorchBackend(Backend):
     name = "torch"
     modules = ("torch",)
     priority = 20
+    # CUDA's allocator, the CPU's, and cuBLAS or cuDNN for their workspaces.
+    exhausted = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
     # PyTorch's unsigned 32-bit integers lack kernels on CUDA: the words are held in 64 bits.
     word_dtype = "int64"
 
@@ -28,6 +37,7 @@ class TorchBackend(Backend):
         self._torch = torch
         kernels: dict[str, Callable[..., Any]] = {"erfc": torch.special.erfc}
         self.xp = extend(array_api_compat.torch, lambda group: kernels.get(group.__name__))
+        self.xp.__dict__["sign"] = partial(_sign, torch)
         self.device = torch.device(device)
         self.spec = f"torch:{device}" if device != "cpu" else "torch"
 
@@ -102,6 +112,14 @@ class TorchBackend(Backend):
         copy: Array = array.detach().clone()
         return copy
 
+    def free_memory(self) -> int | None:
+        if self.device.type != "cuda":
+            return None
+        cuda = self._torch.cuda
+        free: int = cuda.mem_get_info(self.device)[0]
+        held: int = cuda.memory_reserved(self.device) - cuda.memory_allocated(self.device)
+        return free + held
+
     def scope(self) -> AbstractContextManager[Any]:
         # Not inference_mode: its tensors could not be saved for a later backward pass of the user.
         guard: AbstractContextManager[Any] = self._torch.no_grad()
@@ -110,3 +128,10 @@ class TorchBackend(Backend):
     def synchronize(self) -> None:
         if self.device.type == "cuda":
             self._torch.cuda.synchronize(self.device)
+
+    def compile(self, step: Step, state: Tree) -> Runner:
+        if self.device.type != "cpu":
+            return super().compile(step, state)
+        from portable_bp_backends.torch_plan import PlanRunner
+
+        return PlanRunner(self, step, state)
