@@ -181,8 +181,9 @@ def gelu_tanh(z: Array, xp: Namespace) -> Array:
 @group
 def _d_gelu_tanh(z: Array, *, xp: Namespace) -> Array:
     t = xp.tanh(_GELU_SCALE * (z + _GELU_CUBIC * (z * z * z)))
-    slope = _GELU_SCALE * (1 + 3 * _GELU_CUBIC * (z * z))
-    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * slope
+    # z u' (1 - t^2) from the side that vanishes: z^2 may be infinite where 1 - t^2 is 0.
+    w = z * (1 - t * t)
+    return 0.5 * (1 + t) + (0.5 * _GELU_SCALE) * (w + (3 * _GELU_CUBIC) * (w * z * z))
 
 
 def d_gelu_tanh(z: Array, a: Array, xp: Namespace) -> Array:
