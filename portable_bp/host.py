@@ -21,9 +21,13 @@ INIT, SHUFFLE, SPLIT = 1, 2, 3
 
 def raw_words(n: int, seed: int, purpose: int, *key: int) -> HostArray:
     """``n`` uniform 64-bit words of the stream named by the integers."""
-    source = np.random.Philox(np.random.SeedSequence((seed, purpose, *key)))
-    words: HostArray = source.random_raw(n)
+    words: HostArray = _source(seed, purpose, *key).random_raw(n)
     return words
+
+
+def _source(seed: int, *name: int) -> np.random.Philox:
+    # As spawn_key: in one list with the seed, a seed of two words would run into the name.
+    return np.random.Philox(np.random.SeedSequence(seed, spawn_key=name))
 
 
 def uniform(words: HostArray) -> HostArray:
@@ -52,8 +56,8 @@ def permutation(n: int, seed: int, purpose: int, *key: int) -> HostArray:
 
     By ``RandomState``, the one class whose algorithms NumPy has promised never to change (NEP 19).
     """
-    source = np.random.Philox(np.random.SeedSequence((seed, purpose, *key)))
-    return np.random.RandomState(source).permutation(n).astype(np.int64, copy=False)
+    source = np.random.RandomState(_source(seed, purpose, *key))
+    return source.permutation(n).astype(np.int64, copy=False)
 
 
 def as_seed(seed: Any) -> int:
