@@ -163,14 +163,14 @@ class MLP:
         >>> MLP.from_description(MLP([2, 3, 1], "tanh").describe())
         MLP([2, 3, 1], hidden=[tanh], loss='squared_error', output='identity')
         """
-        tables: list[tuple[str, Mapping[str, Any]]] = [
-            *((a.name, activations.ACTIVATIONS) for a in self.activations),
-            (self.loss.name, losses.LOSSES),
+        tables: list[tuple[Activation | Loss, Mapping[str, Any]]] = [
+            *((a, activations.ACTIVATIONS) for a in self.activations),
+            (self.loss, losses.LOSSES),
         ]
-        for name, table in tables:
-            if name not in table:
+        for part, table in tables:
+            if not _is_own(part, table):
                 raise ValueError(
-                    f"{name!r} is not one of portable_bp's own ({', '.join(sorted(table))}): "
+                    f"{part.name!r} is not one of portable_bp's own ({', '.join(sorted(table))}): "
                     "a file keeps names, not functions"
                 )
         return {
@@ -374,6 +374,22 @@ class MLP:
             return losses.one_hot(labels, row, backend.dtype(name), xp=backend.xp)
         t = to_backend(backend, y, name, "y")
         return backend.xp.expand_dims(t, axis=1) if t.ndim == 1 else t
+
+
+def _is_own(part: Activation | Loss, table: Mapping[str, Callable[..., Any]]) -> bool:
+    """Whether ``part`` is what the table makes of its name, not a user's that borrows the name."""
+    if part.name not in table:
+        return False
+    try:
+        made = table[part.name](**part.parameters)
+    except TypeError:
+        return False
+    return _functions(part) == _functions(made)
+
+
+def _functions(part: Activation | Loss) -> list[Any]:
+    """The code of each: what stays the same when a function is made anew."""
+    return [getattr(f, "__code__", f) for f in vars(part).values() if callable(f)]
 
 
 def _from_table(table: Mapping[str, Callable[..., Any]], description: Mapping[str, Any]) -> Any:
