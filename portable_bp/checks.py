@@ -7,66 +7,39 @@ synchronisation, which the training loop pays once.
 
 from __future__ import annotations
 
-import math
-import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from portable_bp._typing import HostArray
+from portable_bp.scalars import boolean as boolean
+from portable_bp.scalars import positive_int as positive_int
+from portable_bp.scalars import real as real
+from portable_bp.scalars import shown as shown
+
+BLOCK_ENTRIES = 2**22
+"""Large arrays are looked at in blocks of about as many entries: they may be a file's."""
 
 
-def positive_int(name: str, value: Any, *, least: int = 1) -> int:
-    """``value`` as an int that is at least ``least``.
-
-    >>> positive_int("epochs", 2.5)
-    Traceback (most recent call last):
-    TypeError: epochs must be an integer, got 2.5
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
-
-
-def real(
-    name: str,
-    value: Any,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> float:
-    """``value`` as a finite float in the interval from ``low`` to ``high``.
-
-    >>> real("dropout", 1.0, low=0, high=1, open_high=True)
-    Traceback (most recent call last):
-    ValueError: dropout must be a number in [0, 1), got 1.0
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
-    below = number <= low if open_low else number < low
-    above = number >= high if open_high else number > high
-    if not math.isfinite(number) or below or above:
-        left = "(" if open_low or low == -math.inf else "["
-        right = ")" if open_high or high == math.inf else "]"
-        raise ValueError(
-            f"{name} must be a number in {left}{low:g}, {high:g}{right}, got {value!r}"
-        )
-    return number
-
-
-def host_array(name: str, values: Any) -> HostArray:
-    """``values`` as a NumPy array of numbers; never parses text, drops a mask or an imaginary part."""
+def dense(name: str, values: Any) -> None:
+    """Refuse sparse matrices, SciPy's and those of the device libraries."""
     if hasattr(values, "toarray") and hasattr(values, "nnz"):
         raise TypeError(
             f"{name} is a sparse matrix ({type(values).__name__}); pass {name}.toarray()"
         )
+    if getattr(values, "is_sparse", False) or getattr(values, "is_sparse_csr", False):
+        raise TypeError(f"{name} is a sparse tensor; pass {name}.to_dense()")
+    if hasattr(values, "todense") and not isinstance(values, np.ndarray):
+        raise TypeError(
+            f"{name} is a sparse matrix ({type(values).__name__}); pass {name}.todense()"
+        )
+
+
+def host_array(name: str, values: Any) -> HostArray:
+    """``values`` as a NumPy array of numbers; never parses text, drops a mask or an imaginary part."""
+    dense(name, values)
     if values is None:
         raise ValueError(f"{name} is None; an array of numbers is needed")
     if isinstance(values, np.matrix):
@@ -77,9 +50,9 @@ def host_array(name: str, values: Any) -> HostArray:
         values = values.data
     try:
         array = np.asarray(values)
-    except ValueError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{name} is not a regular array (are its rows of one length?): {error}"
+            f"{name} cannot be made a regular array of numbers (are its rows of one length?): {error}"
         ) from None
     if array.dtype.kind == "O":
         array = _from_objects(name, array)
@@ -105,8 +78,15 @@ def _from_objects(name: str, array: HostArray) -> HostArray:
     except (TypeError, ValueError):
         kinds = sorted({type(value).__name__ for value in array.flat})
         raise ValueError(
-            f"{name} holds Python objects ({', '.join(kinds)}) that are not numbers"
+            f"{name} holds Python objects ({', '.join(kinds)}) that are not numbers; pass an array"
         ) from None
+
+
+def blocks(array: HostArray) -> Iterator[tuple[int, HostArray]]:
+    """``(first row, rows)`` of an array, in order, some tens of MiB at a time."""
+    rows = max(1, BLOCK_ENTRIES // max(1, array[:1].size))
+    for start in range(0, len(array), rows):
+        yield start, array[start : start + rows]
 
 
 def finite(name: str, array: HostArray, first_row: int = 0) -> None:
@@ -116,20 +96,25 @@ def finite(name: str, array: HostArray, first_row: int = 0) -> None:
     """
     if array.dtype.kind != "f":
         return
-    with np.errstate(all="ignore"):
-        # A finite sum proves that all is finite, in one pass and without a temporary.
-        if np.isfinite(np.sum(array, dtype=np.float64)):
-            return
-    bad = ~np.isfinite(array)
-    if not bad.any():
-        return
-    where = tuple(int(i) for i in np.argwhere(bad)[0])
-    kind = "NaN" if np.isnan(array[where]) else "infinity"
-    place = f"row {first_row + where[0]}" + (f", column {where[1]}" if len(where) > 1 else "")
-    raise ValueError(
-        f"Input {name} contains {kind}: {int(bad.sum())} value(s) are not finite, the first at "
-        f"{place}; fill or drop them first"
-    )
+    count, first = 0, None
+    for start, block in blocks(array):
+        with np.errstate(all="ignore"):
+            # A finite sum proves that all is finite, in one pass and without a temporary.
+            if np.isfinite(np.sum(block, dtype=np.float64)):
+                continue
+        bad = ~np.isfinite(block)
+        if first is None and bad.any():
+            row, *rest = (int(i) for i in np.argwhere(bad)[0])
+            first = (start + row, *rest)
+        count += int(bad.sum())
+    if first is not None:
+        kind = "NaN" if np.isnan(array[first]) else "infinity"
+        row, *rest = first
+        place = f"row {first_row + row}" + "".join(f", column {column}" for column in rest)
+        raise ValueError(
+            f"Input {name} contains {kind}: {count} value(s) are not finite, the first at {place}; "
+            "fill or drop them first"
+        )
 
 
 def cast(name: str, array: HostArray, dtype: str) -> HostArray:

@@ -142,6 +142,7 @@ def _on_device(backend: Backend, array: Any) -> bool:
 
 
 def _real(array: Array, name: str) -> None:
+    checks.dense(name, array)
     if "complex" in str(array.dtype):
         raise ValueError(f"{name} is complex; only real numbers can be learnt from")
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from portable_bp.equations.activations import Activation
+from portable_bp.scalars import shown
 
 
 class Scale(NamedTuple):
@@ -77,6 +78,6 @@ def get(initializer: str) -> Callable[[int, int], Scale]:
     if initializer not in INITIALIZERS:
         raise ValueError(
             f"initializer must be 'auto', one of {', '.join(sorted(INITIALIZERS))}, or the "
-            f"parameters themselves as pairs (W, b); got {initializer!r}"
+            f"parameters themselves as pairs (W, b); got {shown(initializer)}"
         )
     return INITIALIZERS[initializer]

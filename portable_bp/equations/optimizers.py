@@ -12,11 +12,12 @@ bake in.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from portable_bp._typing import Array, Namespace, Params
 from portable_bp.equations._group import group
+from portable_bp.scalars import real, shown
 
 Slots = tuple[Array, ...]
 Coefficients = tuple[Array, ...]
@@ -29,6 +30,13 @@ class Optimizer:
     name: ClassVar[str] = "sgd"
     slots: ClassVar[int] = 0
     """How many arrays of a parameter's shape the optimiser keeps for it."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if f.name in ("mu", "rho", "beta1", "beta2"):  # shares of a running mean
+                real(f.name, getattr(self, f.name), low=0, high=1, open_high=True)
+            elif f.name in ("eps", "decay"):
+                real(f.name, getattr(self, f.name), low=0, open_low=f.name == "eps")
 
     def coefficients(self, t: Any, eta: Any) -> tuple[Any, ...]:
         """The numbers that step ``t`` (from 1) with rate ``eta`` needs, in double precision.
@@ -198,7 +206,7 @@ def get(optimizer: str | Optimizer) -> Optimizer:
         return OPTIMIZERS[optimizer]()
     raise ValueError(
         f"optimizer must be one of {', '.join(sorted(OPTIMIZERS))}, or an Optimizer; "
-        f"got {optimizer!r}"
+        f"got {shown(optimizer)}"
     )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar
 
-from portable_bp.equations.losses import _positive
+from portable_bp.scalars import positive_int, real, shown
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,20 @@ class Schedule:
     name: ClassVar[str] = "constant"
 
     def __post_init__(self) -> None:
-        _positive("learning_rate", self.rate)
         for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name in ("every", "warmup", "total_steps", "patience") and value is not None:
-                _count(f.name, value)
+            name, value = f.name, getattr(self, f.name)
+            if name == "rate":
+                real("learning_rate", value, low=0, open_low=True)
+            elif name in ("gamma", "start", "end"):
+                real(name, value, low=0, open_low=True)
+            elif name in ("power", "final", "minimum", "threshold"):
+                real(name, value, low=0)
+            elif name in ("rise", "factor"):
+                real(name, value, low=0, high=1, open_low=True, open_high=True)
+            elif name in ("every", "warmup") or (name == "total_steps" and value is not None):
+                positive_int(name, value)
+            elif name == "patience":
+                positive_int(name, value, least=0)
 
     def __call__(self, step: int, total: int) -> float:
         """The rate of update ``step``, 0 <= step."""
@@ -129,7 +139,7 @@ class OneCycle(Schedule):
         low, least = self.rate / self.start, self.rate / (self.start * self.end)
         peak, last = self.rise * length - 1, length - 1
         if step <= peak:
-            return _ease(low, self.rate, step / peak)
+            return _ease(low, self.rate, step / peak if peak > 0 else 1.0)
         return _ease(self.rate, least, min((step - peak) / (last - peak), 1.0))
 
 
@@ -180,10 +190,10 @@ def get(learning_rate: float | Schedule) -> Schedule:
     """A number becomes :class:`Constant`; a schedule is returned as it is."""
     if isinstance(learning_rate, Schedule):
         return learning_rate
-    if isinstance(learning_rate, bool) or not isinstance(learning_rate, int | float):
+    if isinstance(learning_rate, bool) or not isinstance(learning_rate, Real):
         raise TypeError(
             "learning_rate must be a positive number or a Schedule such as "
-            f"portable_bp.schedules.Cosine(1e-3); got {learning_rate!r}"
+            f"portable_bp.schedules.Cosine(1e-3); got {shown(learning_rate)}"
         )
     return Constant(float(learning_rate))
 
@@ -191,8 +201,3 @@ def get(learning_rate: float | Schedule) -> Schedule:
 def describe(schedule: Schedule) -> dict[str, Any]:
     """Name and parameters, as a file keeps them."""
     return {"name": schedule.name, **asdict(schedule)}
-
-
-def _count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
