@@ -14,10 +14,15 @@ def group(formula: F) -> F:
 
     The namespace may carry ``portable_bp_kernel(formula)``, which answers with a native function of
     the same arrays, or None. What it computes is what is written here, to rounding.
+
+    A group is a function of a module (no lambda, no closure: a kernel is made once) that takes every
+    number as an argument, and uses neither ``@`` nor reductions, shapes, ``clip`` or ``if``.
     """
 
     @wraps(formula)
-    def call(*arrays: Any, xp: Any) -> Any:
+    def call(*arrays: Any, xp: Any = None) -> Any:
+        if xp is None:
+            *arrays, xp = arrays  # type: ignore[assignment]
         native = getattr(xp, "portable_bp_kernel", None)
         kernel = native(formula) if native is not None else None
         return formula(*arrays, xp=xp) if kernel is None else kernel(*arrays)

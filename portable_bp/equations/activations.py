@@ -16,6 +16,7 @@ from typing import Any
 from portable_bp._typing import Array, Namespace
 from portable_bp.equations._group import group
 from portable_bp.equations.special import erfc
+from portable_bp.scalars import real, shown
 
 Function = Callable[[Array, Namespace], Array]
 Derivative = Callable[[Array, Array, Namespace], Array]
@@ -56,7 +57,7 @@ class Activation:
 
     def __post_init__(self) -> None:
         if not callable(self.f):
-            raise TypeError(f"f must be a function f(z, xp) -> a, got {self.f!r}")
+            raise TypeError(f"f must be a function f(z, xp) -> a, got {shown(self.f)}")
         if self.df is None and self.pullback is None:
             raise TypeError("an Activation needs df(z, a, xp), or pullback(g, z, a, xp)")
 
@@ -79,17 +80,14 @@ def d_identity(z: Array, a: Array, xp: Namespace) -> Array:
 
 
 @group
-def _sigmoid(z: Array, *, xp: Namespace) -> Array:
+def sigmoid(z: Array, xp: Namespace) -> Array:
+    """``f(z) = 1 / (1 + e^-z)``, the logistic function."""
     # exp of a negative number only: it cannot overflow, and both tails keep their relative accuracy.
     e = xp.exp(-xp.abs(z))
     return xp.where(z < 0, e, xp.ones_like(z)) / (1 + e)
 
 
-def sigmoid(z: Array, xp: Namespace) -> Array:
-    """``f(z) = 1 / (1 + e^-z)``, the logistic function."""
-    return _sigmoid(z, xp=xp)
-
-
+@group
 def d_sigmoid(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = a (1 - a)``."""
     return a * (1 - a)
@@ -100,16 +98,19 @@ def tanh(z: Array, xp: Namespace) -> Array:
     return xp.tanh(z)
 
 
+@group
 def d_tanh(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = 1 - a^2``."""
     return 1 - a * a
 
 
+@group
 def relu(z: Array, xp: Namespace) -> Array:
     """``f(z) = max(z, 0)``."""
     return xp.maximum(z, xp.zeros_like(z))
 
 
+@group
 def d_relu(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = 1 where z > 0, else 0`` (at the kink: 0). ``a > 0`` says the same."""
     return xp.astype(a > 0, a.dtype)
@@ -126,41 +127,33 @@ def d_exp(z: Array, a: Array, xp: Namespace) -> Array:
 
 
 @group
-def _softplus(z: Array, *, xp: Namespace) -> Array:
+def softplus(z: Array, xp: Namespace) -> Array:
+    """``f(z) = ln(1 + e^z)``."""
     # ln(1 + e^z) = max(z, 0) + ln(1 + e^-|z|): no overflow for large z.
     return xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z)))
 
 
-def softplus(z: Array, xp: Namespace) -> Array:
-    """``f(z) = ln(1 + e^z)``."""
-    return _softplus(z, xp=xp)
-
-
 def d_softplus(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = sigmoid(z)``."""
-    return _sigmoid(z, xp=xp)
+    return sigmoid(z, xp)
 
 
-@group
-def _normal_cdf(z: Array, *, xp: Namespace) -> Array:
+def _normal_cdf(z: Array, xp: Namespace) -> Array:
     # Through erfc, not 1 + erf: the left tail keeps its relative accuracy.
     return 0.5 * erfc(z * -math.sqrt(0.5), xp=xp)
 
 
+@group
 def gelu(z: Array, xp: Namespace) -> Array:
     """``f(z) = z Phi(z)``, Phi the standard normal distribution (Hendrycks and Gimpel, 2016)."""
-    return z * _normal_cdf(z, xp=xp)
+    return z * _normal_cdf(z, xp)
 
 
 @group
-def _d_gelu(z: Array, *, xp: Namespace) -> Array:
-    density = xp.exp(z * z * -0.5) * (1 / math.sqrt(2 * math.pi))
-    return _normal_cdf(z, xp=xp) + z * density
-
-
 def d_gelu(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = Phi(z) + z phi(z)``, phi the standard normal density."""
-    return _d_gelu(z, xp=xp)
+    density = xp.exp(z * z * -0.5) * (1 / math.sqrt(2 * math.pi))
+    return _normal_cdf(z, xp) + z * density
 
 
 _GELU_SCALE = math.sqrt(2 / math.pi)
@@ -168,64 +161,52 @@ _GELU_CUBIC = 0.044715
 
 
 @group
-def _gelu_tanh(z: Array, *, xp: Namespace) -> Array:
+def gelu_tanh(z: Array, xp: Namespace) -> Array:
+    """``f(z) = z (1 + tanh u) / 2`` with ``u = sqrt(2/pi) (z + 0.044715 z^3)``, GELU's tanh form."""
     inner = _GELU_SCALE * (z + _GELU_CUBIC * (z * z * z))
     return 0.5 * z * (1 + xp.tanh(inner))
 
 
-def gelu_tanh(z: Array, xp: Namespace) -> Array:
-    """``f(z) = z (1 + tanh u) / 2`` with ``u = sqrt(2/pi) (z + 0.044715 z^3)``, GELU's tanh form."""
-    return _gelu_tanh(z, xp=xp)
-
-
 @group
-def _d_gelu_tanh(z: Array, *, xp: Namespace) -> Array:
+def d_gelu_tanh(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = (1 + tanh u) / 2 + z (1 - tanh^2 u) u' / 2``."""
     t = xp.tanh(_GELU_SCALE * (z + _GELU_CUBIC * (z * z * z)))
     # z u' (1 - t^2) from the side that vanishes: z^2 may be infinite where 1 - t^2 is 0.
     w = z * (1 - t * t)
     return 0.5 * (1 + t) + (0.5 * _GELU_SCALE) * (w + (3 * _GELU_CUBIC) * (w * z * z))
 
 
-def d_gelu_tanh(z: Array, a: Array, xp: Namespace) -> Array:
-    """``f'(z) = (1 + tanh u) / 2 + z (1 - tanh^2 u) u' / 2``."""
-    return _d_gelu_tanh(z, xp=xp)
-
-
+@group
 def silu(z: Array, xp: Namespace) -> Array:
     """``f(z) = z sigmoid(z)``, also called swish."""
-    return z * _sigmoid(z, xp=xp)
+    return z * sigmoid(z, xp)
 
 
 @group
-def _d_silu(z: Array, *, xp: Namespace) -> Array:
-    s = _sigmoid(z, xp=xp)
+def d_silu(z: Array, a: Array, xp: Namespace) -> Array:
+    """``f'(z) = s (1 + z (1 - s))`` with ``s = sigmoid(z)``."""
+    s = sigmoid(z, xp)
     return s * (1 + z * (1 - s))
 
 
-def d_silu(z: Array, a: Array, xp: Namespace) -> Array:
-    """``f'(z) = s (1 + z (1 - s))`` with ``s = sigmoid(z)``."""
-    return _d_silu(z, xp=xp)
-
-
 @group
-def _mish(z: Array, *, xp: Namespace) -> Array:
-    return z * xp.tanh(_softplus(z, xp=xp))
-
-
 def mish(z: Array, xp: Namespace) -> Array:
     """``f(z) = z tanh(softplus(z))`` (Misra, 2019)."""
-    return _mish(z, xp=xp)
+    return z * xp.tanh(softplus(z, xp))
 
 
 @group
-def _d_mish(z: Array, *, xp: Namespace) -> Array:
-    t = xp.tanh(_softplus(z, xp=xp))
-    return t + z * (1 - t * t) * _sigmoid(z, xp=xp)
-
-
 def d_mish(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = t + z (1 - t^2) sigmoid(z)`` with ``t = tanh(softplus(z))``."""
-    return _d_mish(z, xp=xp)
+    t = xp.tanh(softplus(z, xp))
+    return t + z * (1 - t * t) * sigmoid(z, xp)
+
+
+@group
+def exp_shifted(z: Array, top: Array, xp: Namespace) -> tuple[Array, Array]:
+    """``s = z - top`` and ``e^s``: no overflow when ``top`` is the maximum of the row."""
+    s = z - top
+    return s, xp.exp(s)
 
 
 def softmax(z: Array, xp: Namespace) -> Array:
@@ -233,7 +214,7 @@ def softmax(z: Array, xp: Namespace) -> Array:
 
     The row's maximum is taken off first: the quotient is unchanged and no exponential overflows.
     """
-    e = xp.exp(z - xp.max(z, axis=1, keepdims=True))
+    _, e = exp_shifted(z, xp.max(z, axis=1, keepdims=True), xp)
     return e / xp.sum(e, axis=1, keepdims=True, dtype=e.dtype)
 
 
@@ -242,37 +223,59 @@ def softmax_pullback(g: Array, z: Array, a: Array, xp: Namespace) -> Array:
     return a * (g - xp.sum(g * a, axis=1, keepdims=True, dtype=a.dtype))
 
 
+@group
+def _leaky_relu(z: Array, slope: float, xp: Namespace) -> Array:
+    return xp.where(z > 0, z, slope * z)
+
+
+@group
+def _d_leaky_relu(z: Array, slope: float, xp: Namespace) -> Array:
+    gate: Array = xp.astype(z > 0, z.dtype)
+    return gate * (1 - slope) + slope
+
+
 def leaky_relu(slope: float = 0.01) -> Activation:
     """``f(z) = z where z > 0, else slope z``."""
+    slope = real("slope", slope)
 
     def f(z: Array, xp: Namespace) -> Array:
-        return xp.where(z > 0, z, slope * z)
+        return _leaky_relu(z, slope, xp)
 
     def df(z: Array, a: Array, xp: Namespace) -> Array:
-        gate: Array = xp.astype(z > 0, z.dtype)
-        return gate * (1 - slope) + slope
+        return _d_leaky_relu(z, slope, xp)
 
     return Activation(f, df, "leaky_relu", parameters={"slope": slope})
+
+
+@group
+def _elu(z: Array, scale: float, alpha: float, xp: Namespace) -> Array:
+    zero = xp.zeros_like(z)
+    # expm1 sees no positive number: it cannot overflow in the branch that is not taken.
+    below = alpha * xp.expm1(xp.minimum(z, zero))
+    return scale * (xp.maximum(z, zero) + below)
+
+
+@group
+def _d_elu(z: Array, scale: float, alpha: float, xp: Namespace) -> Array:
+    below = scale * alpha * xp.exp(xp.minimum(z, xp.zeros_like(z)))
+    return xp.where(z > 0, scale * xp.ones_like(z), below)
 
 
 def _scaled_elu(
     name: str, scale: float, alpha: float, parameters: Mapping[str, float]
 ) -> Activation:
     def f(z: Array, xp: Namespace) -> Array:
-        zero = xp.zeros_like(z)
-        # expm1 sees no positive number: it cannot overflow in the branch that is not taken.
-        below = alpha * xp.expm1(xp.minimum(z, zero))
-        return scale * (xp.maximum(z, zero) + below)
+        return _elu(z, scale, alpha, xp)
 
     def df(z: Array, a: Array, xp: Namespace) -> Array:
-        below = scale * alpha * xp.exp(xp.minimum(z, xp.zeros_like(z)))
-        return xp.where(z > 0, scale * xp.ones_like(z), below)
+        return _d_elu(z, scale, alpha, xp)
 
     return Activation(f, df, name, parameters=parameters)
 
 
 def elu(alpha: float = 1.0) -> Activation:
     """``f(z) = z where z > 0, else alpha (e^z - 1)`` (Clevert et al., 2015)."""
+    alpha = real("alpha", alpha)
     return _scaled_elu("elu", 1.0, alpha, {"alpha": alpha})
 
 
@@ -323,7 +326,7 @@ def get(activation: str | Activation, argument: str = "activation") -> Activatio
             return ACTIVATIONS[name]()
     raise ValueError(
         f"{argument} must be one of {', '.join(sorted(ACTIVATIONS))}, or an Activation(f, df); "
-        f"got {activation!r}"
+        f"got {shown(activation)}"
     )
 
 

@@ -19,6 +19,9 @@ from portable_bp._typing import Array, Namespace
 from portable_bp.equations import activations
 from portable_bp.equations._group import group
 from portable_bp.equations.activations import Activation
+from portable_bp.scalars import real, shown
+
+TARGETS = ("real", "binary", "class", "count")
 
 Term = Callable[[Array, Array, Namespace], Array]
 
@@ -62,7 +65,13 @@ class Loss:
     def __post_init__(self) -> None:
         for part in ("value", "gradient"):
             if not callable(getattr(self, part)):
-                raise TypeError(f"{part} must be a function {part}(o, y, xp) -> array")
+                raise TypeError(
+                    f"{part} must be a function {part}(o, y, xp) -> array, got "
+                    f"{shown(getattr(self, part))}"
+                )
+        if self.target not in TARGETS:
+            raise ValueError(f"target must be one of {', '.join(TARGETS)}; got {self.target!r}")
+        activations.get(self.output, "output")
 
     def matches(self, activation: Activation) -> bool:
         """Whether ``activation`` on the output gives the short delta ``o - y``."""
@@ -120,6 +129,7 @@ def _tiny(o: Array, xp: Namespace) -> Array:
     return xp.full_like(o, float(info.smallest_normal))
 
 
+@group
 def _half_square(o: Array, y: Array, xp: Namespace) -> Array:
     r = o - y
     return 0.5 * (r * r)
@@ -134,19 +144,21 @@ def squared_error() -> Loss:
     return Loss(_half_square, _residual, "squared_error", "identity", from_logits=_half_square)
 
 
+@group
 def _log_loss(o: Array, y: Array, xp: Namespace) -> Array:
     tiny = _tiny(o, xp)
     hit, miss = xp.log(xp.maximum(o, tiny)), xp.log(xp.maximum(1 - o, tiny))
     return -(y * hit) - (1 - y) * miss
 
 
+@group
 def _d_log_loss(o: Array, y: Array, xp: Namespace) -> Array:
     tiny = _tiny(o, xp)
     return (1 - y) / xp.maximum(1 - o, tiny) - y / xp.maximum(o, tiny)
 
 
 @group
-def _log_loss_logits(z: Array, y: Array, *, xp: Namespace) -> Array:
+def _log_loss_logits(z: Array, y: Array, xp: Namespace) -> Array:
     # -y ln s(z) - (1-y) ln(1 - s(z)) = max(z, 0) - z y + ln(1 + e^-|z|): nothing overflows.
     softplus = xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z)))
     return softplus - z * y
@@ -159,24 +171,30 @@ def log_loss() -> Loss:
         _d_log_loss,
         "log_loss",
         "sigmoid",
-        from_logits=lambda z, y, xp: _log_loss_logits(z, y, xp=xp),
+        from_logits=_log_loss_logits,
         target="binary",
     )
 
 
+@group
 def _cross_entropy(o: Array, y: Array, xp: Namespace) -> Array:
     return -(y * xp.log(xp.maximum(o, _tiny(o, xp))))
 
 
+@group
 def _d_cross_entropy(o: Array, y: Array, xp: Namespace) -> Array:
     return -(y / xp.maximum(o, _tiny(o, xp)))
 
 
+@group
+def _surprise(y: Array, s: Array, total: Array, xp: Namespace) -> Array:
+    return y * (xp.log(total) - s)
+
+
 def _cross_entropy_logits(z: Array, y: Array, xp: Namespace) -> Array:
     # ln softmax(z) = s - ln(sum e^s) with s = z - max z: no overflow, no logarithm of zero.
-    s = z - xp.max(z, axis=1, keepdims=True)
-    log_sum = xp.log(xp.sum(xp.exp(s), axis=1, keepdims=True, dtype=s.dtype))
-    return y * (log_sum - s)
+    s, e = activations.exp_shifted(z, xp.max(z, axis=1, keepdims=True), xp)
+    return _surprise(y, s, xp.sum(e, axis=1, keepdims=True, dtype=e.dtype), xp)
 
 
 def softmax_cross_entropy() -> Loss:
@@ -195,14 +213,17 @@ def _y_log_y(y: Array, xp: Namespace) -> Array:
     return y * xp.log(xp.maximum(y, _tiny(y, xp)))  # 0 ln 0 = 0
 
 
+@group
 def _poisson(o: Array, y: Array, xp: Namespace) -> Array:
     return _y_log_y(y, xp) - y * xp.log(xp.maximum(o, _tiny(o, xp))) - y + o
 
 
+@group
 def _d_poisson(o: Array, y: Array, xp: Namespace) -> Array:
     return 1 - y / xp.maximum(o, _tiny(o, xp))
 
 
+@group
 def _poisson_logits(z: Array, y: Array, xp: Namespace) -> Array:
     return _y_log_y(y, xp) - y * z - y + xp.exp(z)
 
@@ -217,42 +238,52 @@ def absolute_error() -> Loss:
     return Loss(lambda o, y, xp: xp.abs(o - y), lambda o, y, xp: xp.sign(o - y), "absolute_error")
 
 
+@group
+def _clipped(r: Array, limit: float, xp: Namespace) -> Array:
+    bound = xp.full_like(r, limit)
+    return xp.minimum(xp.maximum(r, -bound), bound)
+
+
+@group
+def _huber(o: Array, y: Array, delta: float, xp: Namespace) -> Array:
+    r = o - y
+    c = _clipped(r, delta, xp)
+    return c * (r - 0.5 * c)  # r^2/2 inside, delta |r| - delta^2/2 outside
+
+
 def huber(delta: float = 1.0) -> Loss:
     """``l = r^2 / 2 where |r| <= delta, else delta (|r| - delta/2)``, with ``r = o - y``."""
-    _positive("delta", delta)
+    delta = real("delta", delta, low=0, open_low=True)
+    return Loss(
+        lambda o, y, xp: _huber(o, y, delta, xp),
+        lambda o, y, xp: _clipped(o - y, delta, xp),
+        "huber",
+        parameters={"delta": delta},
+    )
 
-    def clipped(r: Array, xp: Namespace) -> Array:
-        limit = xp.full_like(r, delta)
-        return xp.minimum(xp.maximum(r, -limit), limit)
 
-    def value(o: Array, y: Array, xp: Namespace) -> Array:
-        r = o - y
-        c = clipped(r, xp)
-        return c * (r - 0.5 * c)  # r^2/2 inside, delta |r| - delta^2/2 outside
+@group
+def _pinball(o: Array, y: Array, q: float, xp: Namespace) -> Array:
+    r = y - o
+    return xp.maximum(q * r, (q - 1) * r)
 
-    return Loss(value, lambda o, y, xp: clipped(o - y, xp), "huber", parameters={"delta": delta})
+
+@group
+def _d_pinball(o: Array, y: Array, q: float, xp: Namespace) -> Array:
+    # -q below the target, 1 - q above it, and 0 on it, between the two one-sided slopes.
+    side = xp.sign(o - y)
+    return 0.5 * side + (0.5 - q) * (side * side)
 
 
 def quantile(q: float = 0.5) -> Loss:
     """``l = max(q r, (q - 1) r)`` with ``r = y - o``, the pinball loss: o learns the q-quantile."""
-    if not 0 < q < 1:
-        raise ValueError(f"q must lie strictly between 0 and 1, got {q!r}")
-
-    def value(o: Array, y: Array, xp: Namespace) -> Array:
-        r = y - o
-        return xp.maximum(q * r, (q - 1) * r)
-
-    def gradient(o: Array, y: Array, xp: Namespace) -> Array:
-        # -q below the target, 1 - q above it, and 0 on it, between the two one-sided slopes.
-        side = xp.sign(o - y)
-        return 0.5 * side + (0.5 - q) * (side * side)
-
-    return Loss(value, gradient, "quantile", parameters={"q": q})
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0 or value == float("inf"):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    q = real("q", q, low=0, high=1, open_low=True, open_high=True)
+    return Loss(
+        lambda o, y, xp: _pinball(o, y, q, xp),
+        lambda o, y, xp: _d_pinball(o, y, q, xp),
+        "quantile",
+        parameters={"q": q},
+    )
 
 
 LOSSES: Mapping[str, Callable[..., Loss]] = {
@@ -278,7 +309,8 @@ def get(loss: str | Loss) -> Loss:
     if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]()
     raise ValueError(
-        f"loss must be one of {', '.join(sorted(LOSSES))}, or a Loss(value, gradient); got {loss!r}"
+        f"loss must be one of {', '.join(sorted(LOSSES))}, or a Loss(value, gradient); "
+        f"got {shown(loss)}"
     )
 
 

@@ -11,8 +11,10 @@ bake in.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
 from typing import Any, ClassVar
 
 from portable_bp._typing import Array, Namespace, Params
@@ -21,6 +23,11 @@ from portable_bp.scalars import real, shown
 
 Slots = tuple[Array, ...]
 Coefficients = tuple[Array, ...]
+
+
+@group
+def _descend(g: Array, p: Array, eta: Array, xp: Namespace) -> Array:
+    return p - eta * g
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,15 @@ class Optimizer:
     ) -> tuple[Array, Slots]:
         """One tensor: ``(g, slots, p)`` to ``(p', slots')``; ``c`` are the coefficients as arrays."""
         (eta,) = c
-        return p - eta * g, ()
+        return _descend(g, p, eta, xp), ()
+
+
+@group
+def _momentum(
+    g: Array, v: Array, p: Array, eta: Array, mu: float, xp: Namespace
+) -> tuple[Array, Array]:
+    v = mu * v - eta * g
+    return p + v, v
 
 
 @dataclass(frozen=True)
@@ -69,8 +84,17 @@ class Momentum(Optimizer):
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
     ) -> tuple[Array, Slots]:
         (eta,) = c
-        v = self.mu * slots[0] - eta * g
-        return p + v, (v,)
+        p, v = _momentum(g, slots[0], p, eta, self.mu, xp)
+        return p, (v,)
+
+
+@group
+def _nesterov(
+    g: Array, v: Array, p: Array, eta: Array, mu: float, xp: Namespace
+) -> tuple[Array, Array]:
+    d = eta * g
+    v = mu * v - d
+    return p + (mu * v - d), v
 
 
 @dataclass(frozen=True)
@@ -85,9 +109,16 @@ class Nesterov(Optimizer):
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
     ) -> tuple[Array, Slots]:
         (eta,) = c
-        d = eta * g
-        v = self.mu * slots[0] - d
-        return p + (self.mu * v - d), (v,)
+        p, v = _nesterov(g, slots[0], p, eta, self.mu, xp)
+        return p, (v,)
+
+
+@group
+def _adagrad(
+    g: Array, s: Array, p: Array, eta: Array, eps: float, xp: Namespace
+) -> tuple[Array, Array]:
+    s = s + g * g
+    return p - eta * (g / (xp.sqrt(s) + eps)), s
 
 
 @dataclass(frozen=True)
@@ -102,8 +133,16 @@ class Adagrad(Optimizer):
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
     ) -> tuple[Array, Slots]:
         (eta,) = c
-        s = slots[0] + g * g
-        return p - eta * (g / (xp.sqrt(s) + self.eps)), (s,)
+        p, s = _adagrad(g, slots[0], p, eta, self.eps, xp)
+        return p, (s,)
+
+
+@group
+def _rmsprop(
+    g: Array, s: Array, p: Array, eta: Array, rho: float, eps: float, xp: Namespace
+) -> tuple[Array, Array]:
+    s = rho * s + (1 - rho) * (g * g)
+    return p - eta * (g / (xp.sqrt(s) + eps)), s
 
 
 @dataclass(frozen=True)
@@ -119,8 +158,8 @@ class RMSprop(Optimizer):
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
     ) -> tuple[Array, Slots]:
         (eta,) = c
-        s = self.rho * slots[0] + (1 - self.rho) * (g * g)
-        return p - eta * (g / (xp.sqrt(s) + self.eps)), (s,)
+        p, s = _rmsprop(g, slots[0], p, eta, self.rho, self.eps, xp)
+        return p, (s,)
 
 
 @group
@@ -133,7 +172,6 @@ def _adam(
     eps: Array,
     beta1: float,
     beta2: float,
-    *,
     xp: Namespace,
 ) -> tuple[Array, Array, Array]:
     m = beta1 * m + (1 - beta1) * g
@@ -166,7 +204,7 @@ class Adam(Optimizer):
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
     ) -> tuple[Array, Slots]:
         (m, v), (alpha, eps) = slots, c
-        p, m, v = _adam(g, m, v, p, alpha, eps, self.beta1, self.beta2, xp=xp)
+        p, m, v = _adam(g, m, v, p, alpha, eps, self.beta1, self.beta2, xp)
         return p, (m, v)
 
 
@@ -247,14 +285,15 @@ def apply(
     return tuple(new_params), tuple(tuple(s) for s in new_slots)
 
 
+@group
+def _clip(g: Array, limit: float, xp: Namespace) -> Array:
+    bound = xp.full_like(g, limit)
+    return xp.minimum(xp.maximum(g, -bound), bound)
+
+
 def clip_by_value(grads: Params, limit: float, *, xp: Namespace) -> Params:
     """Each entry of each gradient brought into [-limit, limit]."""
-
-    def clip(g: Array) -> Array:
-        bound = xp.full_like(g, limit)
-        return xp.minimum(xp.maximum(g, -bound), bound)
-
-    return tuple((clip(dW), clip(db)) for dW, db in grads)
+    return tuple((_clip(dW, limit, xp), _clip(db, limit, xp)) for dW, db in grads)
 
 
 def global_norm(grads: Params, *, xp: Namespace) -> Array:
@@ -263,10 +302,11 @@ def global_norm(grads: Params, *, xp: Namespace) -> Array:
     The entries are divided by the largest of them first: squares neither overflow nor vanish.
     """
     tensors = [g for layer in grads for g in layer]
-    largest = xp.max(xp.stack([xp.max(xp.abs(g)) for g in tensors]))
+    # One after the other: CuPy stacks more than eight arrays by way of the host.
+    largest = reduce(xp.maximum, [xp.max(xp.abs(g)) for g in tensors])
     scale = xp.where(largest > 0, largest, xp.ones_like(largest))
-    parts = [xp.sum((g / scale) * (g / scale), dtype=g.dtype) for g in tensors]
-    return scale * xp.sqrt(xp.sum(xp.stack(parts), dtype=scale.dtype))
+    squares = [xp.sum((g / scale) * (g / scale), dtype=g.dtype) for g in tensors]
+    return scale * xp.sqrt(reduce(operator.add, squares))
 
 
 def clip_by_global_norm(grads: Params, limit: float, *, xp: Namespace) -> Params:

@@ -8,6 +8,7 @@ as easy as 1, 2, 3", SC11 (2011).
 from __future__ import annotations
 
 from portable_bp._typing import Array, Namespace
+from portable_bp.equations._group import group
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -54,6 +55,14 @@ def _word(c: int, zero: Array) -> Array:
     return (zero | (c >> 16)) << 16 | (c & _LOW)
 
 
+@group
+def philox4x32(
+    c0: Array, c1: Array, c2: Array, c3: Array, k0: int, k1: int, xp: Namespace
+) -> tuple[Array, Array, Array, Array]:
+    """:func:`philox` under a name that an adapter may have a native kernel for: the same bits."""
+    return philox((c0, c1, c2, c3), (k0, k1))
+
+
 def words(n: int, index: Array, *, seed: int, layer: int, step: Array, xp: Namespace) -> Array:
     """``n`` uniform 32-bit words for one layer at one step, shape (n,).
 
@@ -69,5 +78,5 @@ def words(n: int, index: Array, *, seed: int, layer: int, step: Array, xp: Names
     """
     q = -(-n // 4)
     zero = step & 0
-    out = philox((index[:q], step, zero | layer, zero), (seed & _WORD, seed >> 32))
+    out = philox4x32(index[:q], step, zero | layer, zero, seed & _WORD, seed >> 32, xp)
     return xp.concat(out)[:n]

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from portable_bp._typing import Array, Namespace, Params
+from portable_bp.equations._group import group
 from portable_bp.equations.random import words
 
 Coefficient = float | Array
@@ -28,14 +29,24 @@ def penalised(
     return loss
 
 
+@group
+def _add_l1(dW: Array, W: Array, l1: Coefficient, xp: Namespace) -> Array:
+    return dW + l1 * xp.sign(W)
+
+
+@group
+def _add_l2(dW: Array, W: Array, l2: Coefficient, xp: Namespace) -> Array:
+    return dW + l2 * W
+
+
 def penalised_gradient(
     dW: Array, W: Array, l1: Coefficient, l2: Coefficient, *, xp: Namespace
 ) -> Array:
     """``dE/dW + l1 sign(W) + l2 W``, with sign(0) = 0."""
     if _applies(l1):
-        dW = dW + l1 * xp.sign(W)
+        dW = _add_l1(dW, W, l1, xp)
     if _applies(l2):
-        dW = dW + l2 * W
+        dW = _add_l2(dW, W, l2, xp)
     return dW
 
 
