@@ -73,9 +73,11 @@ class MLP:
         initializer: str | Params = "auto",
     ) -> None:
         if isinstance(sizes, str) or not hasattr(sizes, "__len__"):
-            raise TypeError(f"sizes must be a sequence of integers, inputs first; got {sizes!r}")
+            raise TypeError(
+                f"sizes must be a sequence of integers, inputs first; got {checks.shown(sizes)}"
+            )
         if len(sizes) < 2:
-            raise ValueError(f"sizes needs at least inputs and outputs, got {sizes!r}")
+            raise ValueError(f"sizes needs at least inputs and outputs, got {checks.shown(sizes)}")
         self.sizes = tuple(checks.positive_int(f"sizes[{i}]", s) for i, s in enumerate(sizes))
         self.loss = losses.get(loss)
         last = activations.get(self.loss.output if output is None else output, "output")
@@ -95,7 +97,7 @@ class MLP:
                 f"{self.sizes[-1]} (for two classes and one output use loss='log_loss')"
             )
         self.initializer: str | tuple[tuple[HostArray, HostArray], ...] = (
-            initializer if isinstance(initializer, str) else self._given(initializer)
+            initializer if isinstance(initializer, str) else self.given(initializer, "initializer")
         )
         if isinstance(self.initializer, str) and self.initializer != "auto":
             initializers.get(self.initializer)
@@ -111,15 +113,28 @@ class MLP:
             )
         return tuple(value)
 
-    def _given(self, pairs: Any) -> tuple[tuple[HostArray, HostArray], ...]:
-        given = tuple(tuple(np.array(_on_host(p), copy=True) for p in pair) for pair in pairs)
-        shapes = [tuple(p.shape for p in pair) for pair in given]
+    def given(self, params: Any, name: str = "params") -> tuple[tuple[HostArray, HostArray], ...]:
+        """Parameters of the user's as private host arrays: of the right shapes, and finite."""
+        pairs = tuple(
+            tuple(
+                np.array(checks.host_array(f"{letter}[{l}] of {name}", _on_host(p)))
+                for letter, p in zip("Wb", pair, strict=True)
+            )
+            for l, pair in enumerate(as_pairs(params, name))
+        )
+        self._check_shapes(pairs, name)
+        for l, (W, b) in enumerate(pairs):
+            checks.finite(f"W[{l}] of {name}", W)
+            checks.finite(f"b[{l}] of {name}", b)
+        return pairs  # type: ignore[return-value]
+
+    def _check_shapes(self, params: Any, name: str) -> None:
+        shapes = [tuple(tuple(p.shape) for p in pair) for pair in params]
         if shapes != self.shapes:
-            raise ValueError(f"given parameters have the shapes {shapes}, needed: {self.shapes}")
-        for l, pair in enumerate(given):
-            for letter, p in zip("Wb", pair, strict=True):
-                checks.finite(f"{letter}[{l}]", p)
-        return given  # type: ignore[return-value]
+            raise ValueError(
+                f"{name} has the shapes {shapes}, but {self!r} needs {self.shapes}; get some from "
+                "net.init()"
+            )
 
     @property
     def shapes(self) -> list[tuple[tuple[int, int], tuple[int]]]:
@@ -226,8 +241,14 @@ class MLP:
             )
         else:
             drawn = self.initializer
-        with where.scope():
-            return tuple((where.asarray(W, name), where.asarray(b, name)) for W, b in drawn)
+        return self.place(drawn, where, name)
+
+    def place(
+        self, params: Sequence[tuple[HostArray, HostArray]], backend: Backend, dtype: str
+    ) -> Params:
+        """Parameters from the host as private arrays on ``backend``."""
+        with backend.scope():
+            return tuple((backend.asarray(W, dtype), backend.asarray(b, dtype)) for W, b in params)
 
     def check_memory(self) -> None:
         """Raise an OutOfMemoryError when this machine could not hold the parameters."""
@@ -347,12 +368,19 @@ class MLP:
 
     def _place(self, params: Params, *data: Any) -> tuple[Backend, str, Params]:
         """The backend of parameters and data, the parameters' dtype, and the parameters there."""
-        shapes = [tuple(tuple(p.shape) for p in pair) for pair in params]
-        if shapes != self.shapes:
-            raise ValueError(f"params have the shapes {shapes}, but {self!r} needs {self.shapes}")
+        params = tuple(
+            tuple(np.asarray(p) if owner(p) is None else p for p in pair)  # type: ignore[misc]
+            for pair in as_pairs(params)
+        )
+        self._check_shapes(params, "params")
         found = list(leaves(params))
         backend = resolve(None, *found, *data)
-        name = dtype_name(found[0])
+        words = {str(p.dtype).rpartition(".")[2] for p in found}
+        if words not in ({"float32"}, {"float64"}):
+            raise ValueError(
+                f"params must be all float32 or all float64, got {', '.join(sorted(words))}"
+            )
+        name = words.pop()
         if any(owner(p) is None for p in found):
             with backend.scope():
                 params = tuple(
@@ -400,6 +428,18 @@ def _from_table(table: Mapping[str, Callable[..., Any]], description: Mapping[st
     return table[name](**parameters)
 
 
+def as_pairs(params: Any, name: str = "params") -> Params:
+    """``params`` as a tuple of pairs; its arrays are left as they are."""
+    try:
+        pairs = tuple((W, b) for W, b in params)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name} must be a pair (W, b) for each layer, got {checks.shown(params)}; get some from "
+            "net.init()"
+        ) from None
+    return pairs
+
+
 def float_name(dtype: Any) -> str:
     """``"float32"`` or ``"float64"`` from a name or a library's dtype object."""
     name = str(dtype).rpartition(".")[2].rstrip("'>")
@@ -410,7 +450,8 @@ def float_name(dtype: Any) -> str:
 
 def dtype_name(array: Any) -> str:
     """The name of a floating array's dtype, whatever library it is of."""
-    return float_name(array.dtype)
+    # A name of NumPy's leaves out the byte order; other libraries have none.
+    return float_name(getattr(array.dtype, "name", array.dtype))
 
 
 def to_backend(backend: Backend, values: Any, name: str, argument: str = "values") -> Array:
@@ -437,5 +478,5 @@ def backend_to_host(values: Any) -> HostArray:
         return backend.to_numpy(values)
 
 
-def _on_host(values: Any) -> HostArray:
-    return np.asarray(values) if owner(values) is None else backend_to_host(values)
+def _on_host(values: Any) -> Any:
+    return values if owner(values) is None else backend_to_host(values)

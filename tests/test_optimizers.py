@@ -167,5 +167,5 @@ def test_given_and_zero_parameters():
     V += 1
     np.testing.assert_array_equal(net.init(dtype="float64")[0][0], W)
     assert not portable_bp.MLP([3, 2], initializer="zeros").init()[0][0].any()
-    with pytest.raises(ValueError, match=r"given parameters have the shapes"):
+    with pytest.raises(ValueError, match=r"initializer has the shapes"):
         portable_bp.MLP([4, 2], initializer=((W, b),))

@@ -68,6 +68,7 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         checks.positive_int("patience", self.patience)
         checks.real("min_delta", self.min_delta, low=0)
+        checks.boolean("restore_best", self.restore_best)
 
     def begin(self, net: MLP, epochs: int) -> None:
         """Forget an earlier run."""

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from portable_bp import checks
 from portable_bp._typing import Array, HostArray
 from portable_bp.backend import Backend
 
@@ -83,7 +82,7 @@ class Streamed:
         rows = order.reshape(-1)
         with self.backend.scope():
             sent = tuple(
-                self.backend.upload(checks.cast("X", a[rows], dtype), dtype)
+                self.backend.upload(a[rows].astype(dtype, copy=False), dtype)
                 for a, dtype in zip(self.arrays, self.dtypes, strict=True)
             )
         return Piece(sent, np.arange(len(rows)).reshape(order.shape))

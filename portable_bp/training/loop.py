@@ -8,20 +8,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from portable_bp import checks, host, intake
 from portable_bp._typing import Array, HostArray, Params, Step, Tree
-from portable_bp.backend import Backend, EagerRunner, Runner
-from portable_bp.equations import optimizers, schedules
+from portable_bp.backend import Backend, EagerRunner, Runner, leaves
+from portable_bp.equations import activations, losses, optimizers, schedules
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.errors import CheckpointError, DivergenceError
 from portable_bp.intake import Rows
 from portable_bp.memory import guarded
-from portable_bp.mlp import MLP, float_name, to_backend
+from portable_bp.mlp import MLP, as_pairs, float_name, to_backend
 from portable_bp.registry import get_backend, owner, resolve
 from portable_bp.training import divergence, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
@@ -166,12 +167,19 @@ def fit(
     >>> [int(label) for label in model.predict(X)]
     [0, 1, 1, 0]
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
+    if not isinstance(net, MLP):
+        raise TypeError(f"net must be a portable_bp.MLP, got {checks.shown(net)}")
     optimizer, schedule = optimizers.get(optimizer), schedules.get(learning_rate)
     name = float_name(dtype)
     seed = host.as_seed(seed)
+    for switch, value in (
+        ("shuffle", shuffle), ("progress", progress), ("compile", compile),
+        ("report_loss", report_loss), ("resume", resume),
+    ):  # fmt: skip
+        checks.boolean(switch, value)
     early = None if early_stopping is None else _early_stopping(early_stopping)
-    watchers: list[Any] = [*callbacks]
+    watchers = _callbacks(callbacks)
     if early is not None:
         watchers.append(early)
     if progress:
@@ -181,34 +189,53 @@ def fit(
     clip_norm = _limit("clip_norm", clip_norm)
     max_time = _limit("max_time", max_time)
     every = None if every is None else checks.positive_int("every", every)
+    keep = checks.positive_int("keep", keep)
     if checkpoint is None and (resume or every is not None):
         raise ValueError("resume and every need checkpoint, the directory of the run")
-    held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
-    where = resolve(backend, X, y, sample_weight, *held_out)
+    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(
+            f"checkpoint must be the path of a directory, got {checks.shown(checkpoint)}"
+        )
     size = None if batch_size is None else checks.positive_int("batch_size", batch_size)
+    columns = _columns(net, validation is not None, report_loss)
+    if early is not None:
+        early.score(columns)
+    if isinstance(schedule, ReduceOnPlateau):
+        _watched(columns)
+    held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
+    start = None if params is None else net.given(params)
+    where = resolve(
+        backend, X, y, sample_weight, *held_out, *leaves(() if start is None else as_pairs(params))
+    )
 
     def trained() -> Model:
         with ExitStack() as stack:
             stack.enter_context(where.scope())
-            feed, weights, test, print_of_data = _prepare(
+            if start is None:
+                net.check_memory()
+            feed, weights, test, targets = _prepare(
                 net, where, X, y, sample_weight, validation, seed, name
             )
             batch = feed.n if size is None else min(size, feed.n)
-            begin = _given(net, where, params, name) if params else net.init(seed, where, name)
+            begin = net.init(seed, where, name) if start is None else net.place(start, where, name)
             plan = _plan(net, where, optimizer, feed, weights is not None, batch, seed)
             plan = replace(plan, clip_value=clip_value, clip_norm=clip_norm, report=report_loss)
             state = (begin, optimizers.init(optimizer, begin, xp=where.xp))
             run = _Run(
                 net, where, name, make_step(plan), optimizer, schedule, feed, weights, test, batch,
                 epochs, shuffle, seed, watchers, early, state, compile,
-                deadline=math.inf if max_time is None else start + max_time,
+                deadline=math.inf if max_time is None else began + max_time,
             )  # fmt: skip
             if checkpoint is not None:
                 from portable_bp.checkpoints import CheckpointDirectory
 
                 directory = stack.enter_context(CheckpointDirectory(checkpoint, keep))
                 run.identity = {
-                    "network": [list(net.sizes), [a.name for a in net.activations], net.loss.name],
+                    "network": [
+                        list(net.sizes),
+                        [activations.describe(a) for a in net.activations],
+                        losses.describe(net.loss),
+                    ],
                     "penalties": [net.l1, net.l2],
                     "dropout": list(net.dropout),
                     "optimizer": optimizers.describe(optimizer),
@@ -218,7 +245,9 @@ def fit(
                     "clip": [clip_value, clip_norm],
                     "seed": seed,
                     "dtype": name,
-                    "data": print_of_data,
+                    "data": recovery.fingerprint(
+                        where, name, (feed.arrays[0], targets, weights), test or ()
+                    ),
                 }
                 run.record_in(directory, every, resume)
             return run.train()
@@ -301,12 +330,12 @@ class _Run:
 
     def train(self) -> Model:
         """All epochs that are left, with whatever ends them early."""
-        for watcher in self.watchers:
-            getattr(watcher, "begin", _nothing)(self.net, self.epochs)
-        for watcher, kept in zip(self.watchers, self.restored, strict=False):
-            if kept is not None:
-                watcher.restore(kept)
         try:
+            for watcher in self.watchers:
+                getattr(watcher, "begin", _nothing)(self.net, self.epochs)
+            for watcher, kept in zip(self.watchers, self.restored, strict=False):
+                if kept is not None:
+                    watcher.restore(kept)
             with self.signals if self.directory is not None else ExitStack():
                 while self.stopped == "finished" and self.epoch < self.epochs:
                     self.one_epoch()
@@ -352,11 +381,11 @@ class _Run:
         """The numbers of the epoch that has just been run."""
         rate = self.rates(self.steps - 1, self.steps)[0]
         row = {}
-        losses = self.host_losses()
-        if losses.size:
-            if not np.isfinite(losses).all():
+        of_steps = self.host_losses()
+        if of_steps.size:
+            if not np.isfinite(of_steps).all():
                 self.diverged()
-            row["loss"] = float(np.average(losses, weights=self.batch_weights()))
+            row["loss"] = float(np.average(of_steps, weights=self.batch_weights()))
         self.epoch, self.in_epoch, self.losses = self.epoch + 1, 0, []
         watch = self.test is not None or self.early is not None
         if watch or time.perf_counter() - self.snapshot.taken > SNAPSHOT_SECONDS:
@@ -452,9 +481,9 @@ class _Run:
         """The losses of this epoch's steps so far: the one read of the device per epoch."""
         device = [l for l in self.losses if not isinstance(l, tuple)]
         found = [l if type(l) is np.ndarray else self.backend.to_numpy(l) for l in device]
-        losses = np.concatenate(found).astype(np.float64) if found else np.zeros(0)
-        self.losses = [losses] if found else []
-        return losses
+        of_steps = np.concatenate(found).astype(np.float64) if found else np.zeros(0)
+        self.losses = [of_steps] if found else []
+        return of_steps
 
     # What an interruption leaves
 
@@ -515,6 +544,13 @@ class _Run:
         recovery.agree(metadata["run"], self.identity)
         self.epoch, self.in_epoch = metadata["epoch"], metadata["in_epoch"]
         self.steps = metadata["steps"]
+        planned, now = (e * self.per_epoch for e in (metadata["epochs"], self.epochs))
+        if any(self.schedule(t, planned) != self.schedule(t, now) for t in range(self.steps)):
+            raise CheckpointError(
+                f"the checkpoint is of a run of {metadata['epochs']} epochs, here are {self.epochs}, "
+                f"and the rates of {self.schedule.name} depend on that: pass "
+                f"epochs={metadata['epochs']}, or a schedule with total_steps"
+            )
         rate, best, waited = metadata["plateau"]
         self.plateau = (rate, recovery.from_number(best), waited)
         self.history = History(metadata["history"])
@@ -576,8 +612,11 @@ def _prepare(
     held_out: Any,
     seed: int,
     name: str,
-) -> tuple[Feed, HostArray | None, Test | None, str]:
-    """Check everything, hold out rows, and bring the rest to the device, or near it."""
+) -> tuple[Feed, HostArray | None, Test | None, HostArray]:
+    """Check everything, hold out rows, and bring the rest to the device, or near it.
+
+    Returns the rows, their weights, the held-out rows, and the targets of the rows on the host.
+    """
     given = [Rows(X, y, sample_weight)]
     if isinstance(held_out, tuple | list):
         if len(held_out) not in (2, 3):
@@ -587,6 +626,11 @@ def _prepare(
             )
         given.append(Rows(*held_out))
     elif held_out is not None:
+        if not isinstance(held_out, Real):
+            raise TypeError(
+                "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight); "
+                f"got {checks.shown(held_out)}"
+            )
         checks.real("validation", held_out, low=0, high=1, open_low=True, open_high=True)
     rows, *apart = intake.check(net, backend, name, *given)
     if held_out is not None and not apart:
@@ -596,6 +640,8 @@ def _prepare(
     extra = () if w is None else (w,)
     feed: Feed
     if owner(x) is None and must_stream(backend, x, name):
+        for _, block in checks.blocks(x):
+            checks.cast("X", block, name)  # here, not in the thread that sends it
         targets = _targets(net, get_backend("numpy"), y, name)
         dtypes = (name, name if targets.ndim == 2 else backend.index_dtype, name)
         kept = (x, np.asarray(targets), *extra)
@@ -606,7 +652,7 @@ def _prepare(
         weights = tuple(to_backend(backend, e, name) for e in extra)
         feed = Resident(n, (features, targets, *weights))
     test = _test(net, backend, apart[0], name) if apart else None
-    return feed, w, test, recovery.fingerprint(y, *extra)
+    return feed, w, test, y
 
 
 def _targets(net: MLP, backend: Backend, y: HostArray, name: str) -> Array:
@@ -662,13 +708,6 @@ def _plan(
     return StepPlan(net.equations, optimizer, net.dropout, seed, counters, classes, weighted)
 
 
-def _given(net: MLP, backend: Backend, params: Params, name: str) -> Params:
-    """Start parameters of the user's, checked and copied to the backend."""
-    given = MLP(net.sizes, initializer=params).initializer
-    assert not isinstance(given, str)
-    return tuple((backend.asarray(W, name), backend.asarray(b, name)) for W, b in given)
-
-
 def _contiguous(array: Any) -> Array:
     """Rows one after the other, so that gathering a batch reads memory in order (NumPy only)."""
     if isinstance(array, np.ndarray):
@@ -681,20 +720,47 @@ def _limit(name: str, value: Any) -> float | None:
     return None if value is None else checks.real(name, value, low=0, open_low=True)
 
 
+def _columns(net: MLP, held_out: bool, report_loss: bool) -> dict[str, float]:
+    """A row as the history will hold it, to look for a name before there is one."""
+    names = ["loss"] if report_loss else []
+    if held_out:
+        names += ["validation_loss", f"validation_{metric_name(net.loss)}"]
+    return dict.fromkeys([*names, "learning_rate"], 0.0)
+
+
+def _callbacks(given: Any) -> list[Any]:
+    """The callbacks of the user's as a new list."""
+    if callable(given):
+        raise TypeError(f"callbacks must be a sequence of functions; pass [{checks.shown(given)}]")
+    try:
+        found = list(given)
+    except TypeError:
+        raise TypeError(
+            f"callbacks must be a sequence of functions, got {checks.shown(given)}"
+        ) from None
+    for callback in found:
+        if not callable(callback):
+            raise TypeError(
+                f"callbacks must be functions of an EpochEnd, got {checks.shown(callback)}"
+            )
+    return found
+
+
 def _early_stopping(value: Any) -> EarlyStopping:
     if isinstance(value, EarlyStopping):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return EarlyStopping(value)
     raise TypeError(
-        f"early_stopping must be an EarlyStopping or a number of epochs to wait; got {value!r}"
+        "early_stopping must be an EarlyStopping or a number of epochs to wait; got "
+        f"{checks.shown(value)}"
     )
 
 
 def _watched(row: dict[str, float]) -> float:
     """What a plateau is judged by: the validation loss, else the training loss."""
     if "validation_loss" not in row and "loss" not in row:
-        raise ValueError("reduce_on_plateau needs validation data, or report_loss=True")
+        raise ValueError("ReduceOnPlateau needs validation data, or report_loss=True")
     return row["validation_loss"] if "validation_loss" in row else row["loss"]
 
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -60,13 +60,26 @@ def from_number(value: float | None) -> float:
     return math.inf if value is None else float(value)
 
 
-def fingerprint(*arrays: HostArray) -> str:
-    """A digest of some rows spread over the data: tells another data set, not every other one."""
+def fingerprint(backend: Backend, dtype: str, *sets: Sequence[Any]) -> str:
+    """A digest of some rows spread over the data: tells another data set, not every other one.
+
+    Parameters
+    ----------
+    sets : ``(X, y, weights)`` of the rows to learn from, and of the held-out ones; X may live on
+        ``backend`` in ``dtype`` or on the host in any other, the rest on the host
+    """
     digest = hashlib.sha256()
-    for array in arrays:
-        rows = np.unique(np.linspace(0, len(array) - 1, 64).astype(np.int64))
-        digest.update(repr((array.shape, array.dtype.str)).encode())
-        digest.update(np.ascontiguousarray(array[rows]).tobytes())
+    for X, *others in (s for s in sets if s):
+        for array in (X, *(a for a in others if a is not None)):
+            n = array.shape[0]
+            rows = np.unique(np.linspace(0, n - 1, 64).astype(np.int64))
+            if isinstance(array, np.ndarray):
+                some = array[rows]
+            else:
+                index = backend.asarray(rows, backend.index_dtype)
+                some = backend.to_numpy(backend.xp.take(array, index, axis=0))
+            digest.update(repr((n, some.shape)).encode())
+            digest.update(some.astype(dtype if array is X else np.float64).tobytes())
     return digest.hexdigest()
 
 
