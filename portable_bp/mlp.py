@@ -375,7 +375,7 @@ class MLP:
         self._check_shapes(params, "params")
         found = list(leaves(params))
         backend = resolve(None, *found, *data)
-        words = {str(p.dtype).rpartition(".")[2] for p in found}
+        words = {_word(p) for p in found}
         if words not in ({"float32"}, {"float64"}):
             raise ValueError(
                 f"params must be all float32 or all float64, got {', '.join(sorted(words))}"
@@ -450,8 +450,12 @@ def float_name(dtype: Any) -> str:
 
 def dtype_name(array: Any) -> str:
     """The name of a floating array's dtype, whatever library it is of."""
-    # A name of NumPy's leaves out the byte order; other libraries have none.
-    return float_name(getattr(array.dtype, "name", array.dtype))
+    return float_name(_word(array))
+
+
+def _word(array: Any) -> str:
+    # NumPy's name of a dtype leaves out the byte order; other libraries have neither.
+    return str(getattr(array.dtype, "name", array.dtype)).rpartition(".")[2]
 
 
 def to_backend(backend: Backend, values: Any, name: str, argument: str = "values") -> Array:
