@@ -27,13 +27,13 @@ def dense(name: str, values: Any) -> None:
     """Refuse sparse matrices, SciPy's and those of the device libraries."""
     if hasattr(values, "toarray") and hasattr(values, "nnz"):
         raise TypeError(
-            f"{name} is a sparse matrix ({type(values).__name__}); pass {name}.toarray()"
+            f"{name} is a sparse matrix ({type(values).__name__}); call its toarray() first"
         )
     if getattr(values, "is_sparse", False) or getattr(values, "is_sparse_csr", False):
-        raise TypeError(f"{name} is a sparse tensor; pass {name}.to_dense()")
+        raise TypeError(f"{name} is a sparse tensor; call its to_dense() first")
     if hasattr(values, "todense") and not isinstance(values, np.ndarray):
         raise TypeError(
-            f"{name} is a sparse matrix ({type(values).__name__}); pass {name}.todense()"
+            f"{name} is a sparse matrix ({type(values).__name__}); call its todense() first"
         )
 
 
@@ -43,7 +43,7 @@ def host_array(name: str, values: Any) -> HostArray:
     if values is None:
         raise ValueError(f"{name} is None; an array of numbers is needed")
     if isinstance(values, np.matrix):
-        raise TypeError(f"{name} is a numpy.matrix; pass np.asarray({name})")
+        raise TypeError(f"{name} is a numpy.matrix; pass it through numpy.asarray first")
     if isinstance(values, np.ma.MaskedArray):
         if np.ma.is_masked(values):
             raise ValueError(f"{name} has masked values; fill or drop them first")
@@ -117,6 +117,20 @@ def finite(name: str, array: HostArray, first_row: int = 0) -> None:
         )
 
 
+def fits(name: str, array: HostArray, dtype: str) -> None:
+    """Raise a ValueError when a finite entry is too large for ``dtype``."""
+    target = np.dtype(dtype)
+    if array.dtype.kind != "f" or array.dtype.itemsize <= target.itemsize:
+        return
+    limit = np.finfo(target).max
+    largest = max((np.abs(block).max(initial=0) for _, block in blocks(array)), default=0)
+    if limit < largest < np.inf:
+        raise ValueError(
+            f"{name} has values too large for {dtype} (up to {largest:.3g}); scale it, or ask for "
+            "dtype='float64'"
+        )
+
+
 def cast(name: str, array: HostArray, dtype: str) -> HostArray:
     """``array`` in ``dtype``; an error when it overflows, a warning when integers lose digits.
 
@@ -125,15 +139,9 @@ def cast(name: str, array: HostArray, dtype: str) -> HostArray:
     target = np.dtype(dtype)
     if array.dtype == target:
         return array
-    with np.errstate(over="ignore"):
+    fits(name, array, dtype)
+    with np.errstate(over="ignore"):  # long doubles just below the limit round up to infinity
         result = array.astype(target)
-    if array.dtype.kind == "f" and array.dtype.itemsize > target.itemsize:
-        over = np.isinf(result) & np.isfinite(array)
-        if over.any():
-            raise ValueError(
-                f"{name} has values too large for {dtype} (up to {np.abs(array[over]).max():.3g}); "
-                "scale it, or ask for dtype='float64'"
-            )
     if array.dtype.kind in "iu" and not np.array_equal(result.astype(array.dtype), array):
         warnings.warn(
             f"{name} has integers that {dtype} does not hold exactly; they were rounded",
@@ -148,8 +156,8 @@ def matrix(name: str, shape: Sequence[int], width: int | None, least: int = 1) -
     if len(shape) == 1:
         raise ValueError(
             f"Expected 2D array, got 1D array instead: {name} must have the shape (rows, features), "
-            f"got {tuple(shape)}. Reshape your data either using {name}.reshape(-1, 1) for a "
-            f"single feature or {name}.reshape(1, -1) for a single sample"
+            f"got {tuple(shape)}. Reshape your data either using array.reshape(-1, 1) if it has a "
+            "single feature or array.reshape(1, -1) if it is a single sample"
         )
     if len(shape) != 2:
         raise ValueError(f"{name} must be 2-D, of shape (rows, features); got {tuple(shape)}")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NAMES = ("", "validation ")
 """What stands before X, y and sample_weight in the errors of the first and the second set of rows."""
 
+_ARGUMENTS = ("X", "y", "sample_weight")
+
 EXACT = {"float32": 2**24, "float64": 2**53}
 """Integers up to this are exact."""
 
@@ -56,8 +58,11 @@ def check(net: MLP, backend: Backend, name: str, *given: Rows) -> list[Rows]:
     ValueError, TypeError
         Naming the argument, what is wrong with it and what to do.
     """
-    there = [Rows(*(_near(backend, a) for a in rows)) for rows in given]
-    known = [_without_reading(net, r, p) for r, p in zip(there, NAMES, strict=False)]
+    there = [
+        Rows(*(_near(backend, f"{p}{a}", v) for a, v in zip(_ARGUMENTS, rows, strict=True)))
+        for rows, p in zip(given, NAMES, strict=False)
+    ]
+    known = [_without_reading(net, name, r, p) for r, p in zip(there, NAMES, strict=False)]
     features = [r.x for r in known if _on_device(backend, r.x)]
     others = [a for r in known for a in (r.y, r.w) if _on_device(backend, a)]
     sound, copies = _read(backend, name, features, others)
@@ -69,7 +74,7 @@ def check(net: MLP, backend: Backend, name: str, *given: Rows) -> list[Rows]:
     for (x, y, w), prefix in zip(known, NAMES, strict=False):
         n = x.shape[0]
         if _on_device(backend, y):
-            y = targets(net, next(copy), n, f"{prefix}y")
+            y = targets(net, next(copy), n, name, f"{prefix}y")
         if _on_device(backend, w):
             w = checks.sample_weight(next(copy), n, f"{prefix}sample_weight")
         checked.append(Rows(x, y, _scaled(w) if isinstance(w, np.ndarray) else w))
@@ -94,19 +99,24 @@ def finite_features(backend: Backend, name: str, x: Any) -> None:
         _complain(backend, name, x, "X")
 
 
-def targets(net: MLP, y: HostArray, n: int, name: str = "y") -> HostArray:
-    """Targets on the host: class labels as int64, shape (n,), anything else as (n, k)."""
+def targets(net: MLP, y: HostArray, n: int, dtype: str, name: str = "y") -> HostArray:
+    """Targets on the host: class labels as int64, shape (n,), anything else as (n, k).
+
+    ``dtype``: what the network computes in; ``name``: what errors call the targets.
+    """
     k, classes = net.sizes[-1], net.loss.target == "class"
     checks.target_shape(name, y.shape, n, k, classes)
     if classes and y.ndim == 1:
         return checks.labels(name, y, k)
     y = y if y.ndim == 2 else y[:, None]
     checks.target_values(name, y, net.loss.target)
+    checks.fits(name, y, dtype)
     return y
 
 
-def _near(backend: Backend, array: Any) -> Any:
+def _near(backend: Backend, name: str, array: Any) -> Any:
     """What lives on another device than ``backend``'s comes to the host; the rest stays."""
+    checks.dense(name, array)
     adapter = owner(array)
     if adapter is None or backend.traced(array) or adapter.of(array) == backend.spec:
         return array
@@ -115,13 +125,13 @@ def _near(backend: Backend, array: Any) -> Any:
         return there.to_numpy(array)
 
 
-def _without_reading(net: MLP, given: Rows, prefix: str) -> Rows:
+def _without_reading(net: MLP, name: str, given: Rows, prefix: str) -> Rows:
     """All checks but those of values that a device holds."""
     x, y, w = given
     x = features(net, x, f"{prefix}X")
     n = x.shape[0]
     if owner(y) is None:
-        y = targets(net, checks.host_array(f"{prefix}y", y), n, f"{prefix}y")
+        y = targets(net, checks.host_array(f"{prefix}y", y), n, name, f"{prefix}y")
     else:
         _real(y, f"{prefix}y")
         k, classes = net.sizes[-1], net.loss.target == "class"

@@ -391,7 +391,7 @@ class MLP:
 
     def targets(self, backend: Backend, y: Any, n: int, name: str) -> Array:
         """``y`` from the host, checked and brought to ``backend`` as (n, k)."""
-        checked = intake.targets(self, checks.host_array("y", y), n)
+        checked = intake.targets(self, checks.host_array("y", y), n, name)
         return self.place_targets(backend, checked, name)
 
     def place_targets(self, backend: Backend, y: Any, name: str) -> Array:
