@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
-from portable_bp._typing import Array, HostArray
-from portable_bp.backend import Backend, extend
+from portable_bp._typing import Array, HostArray, Step, Tree
+from portable_bp.backend import Backend, Runner, extend
+from portable_bp_backends._graph import GraphRunner
 from portable_bp_backends._host import native_copy
+from portable_bp_backends.cupy_cublas import Gemm
+from portable_bp_backends.cupy_fuse import fuser, philox
+from portable_bp_backends.cupy_graph import CupyRecorder
 
 
 class CupyBackend(Backend):
-    """CuPy on one CUDA device (``cupy``, ``cupy:1``)."""
+    """CuPy on one CUDA device (``cupy``, ``cupy:1``).
+
+    Parameters
+    ----------
+    index : int
+        The number of the device.
+    tf32 : bool
+        Compute products of float32 matrices with factors rounded to 11 bits (TF32): faster on large
+        networks, and less exact. ``fit(..., backend=CupyBackend(0, tf32=True))``.
+    fuse : bool
+        Run each element-wise group of the equations as one kernel. With False each operation is a
+        kernel of its own, as the equations are written.
+    """
 
     name = "cupy"
     modules = ("cupy",)
@@ -21,16 +39,31 @@ class CupyBackend(Backend):
     # Besides CuPy's own MemoryError: the driver for pinned memory, and libraries for workspaces.
     exhausted = ("cudaErrorMemoryAllocation", "ALLOC_FAILED")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, *, tf32: bool = False, fuse: bool = True) -> None:
         import array_api_compat.cupy
         import cupy
         from cupyx.scipy.special import erfc
 
-        self._cupy = cupy
-        kernels: dict[str, Callable[..., Any]] = {"erfc": erfc}
-        self.xp = extend(array_api_compat.cupy, lambda group: kernels.get(group.__name__))
+        self._cupy, self._tf32 = cupy, tf32
+        native: dict[str, Callable[..., Any]] = {"erfc": erfc}
+        if fuse:
+            native["philox4x32"] = philox()
+        self.xp = extend(
+            array_api_compat.cupy,
+            fuser(native, array_api_compat.cupy) if fuse else lambda f: native.get(f.__name__),
+        )
+        self.xp.__dict__["matmul"] = lambda a, b, /: self._gemm(a, b)
         self.device = cupy.cuda.Device(index)
         self.spec = f"cupy:{index}"
+
+    @cached_property
+    def _gemm(self) -> Gemm:
+        return Gemm(self._tf32)  # on the device that is current where products are computed
+
+    @cached_property
+    def _beside(self) -> Any:
+        """The stream of :meth:`upload`."""
+        return self._cupy.cuda.Stream(non_blocking=True)
 
     @classmethod
     def why_not(cls) -> str | None:
@@ -80,6 +113,8 @@ class CupyBackend(Backend):
     def asarray(self, values: Any, dtype: Any = None) -> Array:
         with self.device:
             if isinstance(values, self._cupy.ndarray):
+                if values.device.id != self.device.id:
+                    values.device.synchronize()  # streams of two devices do not wait for each other
                 copied: Array = self._cupy.array(values, dtype=dtype, order="C", copy=True)
             else:
                 copied = self._cupy.asarray(native_copy(values, dtype))
@@ -92,6 +127,18 @@ class CupyBackend(Backend):
         with self.device:
             copy: Array = array.copy()
             return copy
+
+    def upload(self, values: HostArray, dtype: str) -> Array:
+        cupy, beside = self._cupy, self._beside
+        with self.device, beside:
+            sent = cupy.asarray(native_copy(values, dtype))
+            beside.synchronize()
+            # Whoever reads it does so on another stream: the memory may be written again when that
+            # stream has done what it was given until the array went.
+            lease = _Lease(sent, beside)
+            memory = cupy.cuda.UnownedMemory(sent.data.ptr, sent.nbytes, lease, self.device.id)
+            shared: Array = cupy.ndarray(sent.shape, sent.dtype, cupy.cuda.MemoryPointer(memory, 0))
+            return shared
 
     def free_memory(self) -> int | None:
         with self.device:
@@ -106,3 +153,22 @@ class CupyBackend(Backend):
 
     def synchronize(self) -> None:
         self.device.synchronize()
+
+    def compile(self, step: Step, state: Tree) -> Runner:
+        with self.scope():
+            return GraphRunner(self, step, state, CupyRecorder())
+
+
+class _Lease:
+    """Memory of one stream that others read; returned once they are done with it."""
+
+    def __init__(self, array: Any, stream: Any) -> None:
+        import cupy
+
+        self._cupy, self._array, self._stream = cupy, array, stream
+
+    def __del__(self) -> None:
+        if sys.is_finalizing():
+            return
+        with self._array.device:
+            self._stream.wait_event(self._cupy.cuda.get_current_stream().record())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from portable_bp._typing import Array, HostArray, Step, Tree
@@ -20,7 +20,16 @@ def _sign(torch: Any, x: Any) -> Any:
 
 
 class TorchBackend(Backend):
-    """PyTorch on one device (``torch``, ``torch:cuda:0``)."""
+    """PyTorch on one device (``torch``, ``torch:cuda:0``).
+
+    Parameters
+    ----------
+    device : str
+        As ``torch.device`` takes it.
+    inductor : bool
+        On CUDA, pass the step through ``torch.compile`` before it goes into a graph: fewer kernels,
+        the same numbers to rounding. ``fit(..., backend=TorchBackend("cuda:0", inductor=True))``.
+    """
 
     name = "torch"
     modules = ("torch",)
@@ -30,11 +39,11 @@ class TorchBackend(Backend):
     # PyTorch's unsigned 32-bit integers lack kernels on CUDA: the words are held in 64 bits.
     word_dtype = "int64"
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, inductor: bool = False) -> None:
         import array_api_compat.torch
         import torch
 
-        self._torch = torch
+        self._torch, self._inductor = torch, inductor
         kernels: dict[str, Callable[..., Any]] = {"erfc": torch.special.erfc}
         self.xp = extend(array_api_compat.torch, lambda group: kernels.get(group.__name__))
         self.xp.__dict__["sign"] = partial(_sign, torch)
@@ -112,6 +121,20 @@ class TorchBackend(Backend):
         copy: Array = array.detach().clone()
         return copy
 
+    def upload(self, values: HostArray, dtype: str) -> Array:
+        if self.device.type != "cuda":
+            return super().upload(values, dtype)
+        from portable_bp_backends.torch_graph import upload
+
+        host = self._torch.from_numpy(native_copy(values, dtype))
+        sent: Array = upload(host, self.device, self._beside)
+        return sent
+
+    @cached_property
+    def _beside(self) -> Any:
+        """The stream of :meth:`upload`."""
+        return self._torch.cuda.Stream(self.device)
+
     def free_memory(self) -> int | None:
         if self.device.type != "cuda":
             return None
@@ -130,8 +153,10 @@ class TorchBackend(Backend):
             self._torch.cuda.synchronize(self.device)
 
     def compile(self, step: Step, state: Tree) -> Runner:
-        if self.device.type != "cpu":
-            return super().compile(step, state)
+        if self.device.type == "cuda":
+            from portable_bp_backends.torch_graph import graph_runner
+
+            return graph_runner(self, step, state, compiled=self._inductor)
         from portable_bp_backends.torch_plan import PlanRunner
 
         return PlanRunner(self, step, state)

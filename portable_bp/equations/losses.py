@@ -233,9 +233,19 @@ def poisson() -> Loss:
     return Loss(_poisson, _d_poisson, "poisson", "exp", from_logits=_poisson_logits, target="count")
 
 
+@group
+def _absolute(o: Array, y: Array, xp: Namespace) -> Array:
+    return xp.abs(o - y)
+
+
+@group
+def _d_absolute(o: Array, y: Array, xp: Namespace) -> Array:
+    return xp.sign(o - y)
+
+
 def absolute_error() -> Loss:
     """``l = |o - y|``, with derivative 0 where o = y."""
-    return Loss(lambda o, y, xp: xp.abs(o - y), lambda o, y, xp: xp.sign(o - y), "absolute_error")
+    return Loss(_absolute, _d_absolute, "absolute_error")
 
 
 @group

@@ -1,0 +1,152 @@
+"""Matrix products by cuBLAS that a CUDA graph can hold.
+
+CuPy refuses its own ``matmul`` while a stream is captured (cupy/cupy#6290). cuBLAS itself has no
+objection, as long as it is given a workspace that outlives the graph. So products go through a
+handle of our own, in the library that CuPy itself uses: the same call as it stands and in a graph,
+and so the same bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from ctypes import byref, c_double, c_float, c_int, c_size_t, c_void_p
+from typing import Any
+
+from portable_bp._typing import Array
+
+WORKSPACE_BYTES = 32 * 2**20
+"""What cuBLAS asks for on Hopper; for each stream, since products on two may run side by side."""
+
+# cudaDataType, cublasComputeType, and the C type of alpha and beta.
+_TYPES = {"float32": (0, 68, c_float), "float64": (1, 70, c_double)}
+_FAST_TF32 = 77
+_DEFAULT_ALGORITHM = -1
+_LARGEST_INT = 2**31 - 1
+
+
+class CublasError(RuntimeError):
+    """cuBLAS says no; the message is its own name for the reason."""
+
+
+def operand(shape: tuple[int, int], strides: tuple[int, int]) -> tuple[bool, int] | None:
+    """How BLAS can read a matrix where it lies: ``(transposed, leading dimension)``.
+
+    BLAS counts by columns: memory that holds the rows of ``a`` one after the other is to it the
+    matrix ``a^T``. It is asked for ``c^T = b^T a^T``, so row-major operands stay as they are, and
+    those that lie column by column are transposed.
+
+    Parameters
+    ----------
+    shape : (rows, columns), both positive
+    strides : in entries, not bytes
+
+    Returns
+    -------
+    None when neither way fits: the matrix has to be copied first.
+
+    Examples
+    --------
+    >>> operand((3, 4), (4, 1)), operand((3, 4), (1, 3)), operand((3, 4), (8, 1))
+    ((False, 4), (True, 3), (False, 8))
+    >>> operand((3, 4), (8, 2)) is None, operand((3, 4), (0, 1)) is None
+    (True, True)
+    """
+    (rows, columns), (down, right) = shape, strides
+    if (right == 1 or columns == 1) and (down >= columns or rows == 1):
+        return False, down if rows > 1 else columns
+    if (down == 1 or rows == 1) and (right >= rows or columns == 1):
+        return True, right if columns > 1 else rows
+    return None
+
+
+class Gemm:
+    """``a b`` for two matrices of float32 or float64 on the current device and stream.
+
+    Parameters
+    ----------
+    tf32 : bool
+        Round the factors of float32 products to 11 bits: several times faster, 2^-11 instead of
+        2^-24.
+    """
+
+    def __init__(self, tf32: bool = False) -> None:
+        import cupy
+        from cuda import pathfinder
+
+        self._cupy, self._tf32 = cupy, tf32
+        self._blas = blas = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+        blas.cublasCreate_v2.argtypes = [c_void_p]
+        blas.cublasDestroy_v2.argtypes = [c_void_p]
+        blas.cublasSetStream_v2.argtypes = [c_void_p, c_void_p]
+        blas.cublasSetWorkspace_v2.argtypes = [c_void_p, c_void_p, c_size_t]
+        matrix: list[Any] = [c_void_p, c_int, c_int]  # pointer, type, leading dimension
+        blas.cublasGemmEx.argtypes = [
+            c_void_p, c_int, c_int, c_int, c_int, c_int,
+            c_void_p, *matrix, *matrix, c_void_p, *matrix, c_int, c_int,
+        ]  # fmt: skip
+        blas.cublasGetStatusName.argtypes = [c_int]
+        blas.cublasGetStatusName.restype = ctypes.c_char_p
+        self._handle = handle = c_void_p()
+        self._check(blas.cublasCreate_v2(byref(handle)))
+        weakref.finalize(self, blas.cublasDestroy_v2, handle).atexit = False
+        self._factors = {name: (c(1), c(0)) for name, (_, _, c) in _TYPES.items()}
+        # A stream, its workspace and the product are told to the handle in separate calls.
+        self._lock = threading.Lock()
+        self._workspaces: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    def __call__(self, a: Any, b: Any) -> Array:
+        if not self._takes(a, b):
+            other: Array = self._cupy.matmul(a, b)
+            return other
+        name = a.dtype.name
+        kind, precision, _ = _TYPES[name]
+        if self._tf32 and name == "float32":
+            precision = _FAST_TF32
+        alpha, beta = self._factors[name]
+        (m, k), n = a.shape, b.shape[1]
+        a, a_transposed, a_leading = self._readable(a)
+        b, b_transposed, b_leading = self._readable(b)
+        c = self._cupy.empty((m, n), a.dtype)
+        stream = self._cupy.cuda.get_current_stream()
+        with self._lock:
+            if stream not in self._workspaces:
+                self._workspaces[stream] = self._cupy.cuda.Memory(WORKSPACE_BYTES)
+            workspace = self._workspaces[stream].ptr
+            self._check(self._blas.cublasSetStream_v2(self._handle, stream.ptr))
+            # After SetStream, which puts the library's own workspace back.
+            self._check(self._blas.cublasSetWorkspace_v2(self._handle, workspace, WORKSPACE_BYTES))
+            self._check(
+                self._blas.cublasGemmEx(
+                    self._handle, b_transposed, a_transposed, n, m, k,
+                    byref(alpha), b.data.ptr, kind, b_leading, a.data.ptr, kind, a_leading,
+                    byref(beta), c.data.ptr, kind, n, precision, _DEFAULT_ALGORITHM,
+                )
+            )  # fmt: skip
+        product: Array = c
+        return product
+
+    def _takes(self, a: Any, b: Any) -> bool:
+        """Whether this is a product for GemmEx; anything else is CuPy's own matter."""
+        return (
+            a.ndim == b.ndim == 2
+            and a.shape[1] == b.shape[0]
+            and a.dtype == b.dtype
+            and a.dtype.name in _TYPES
+            and a.size > 0
+            and b.size > 0
+            and max(*a.shape, *b.shape) <= _LARGEST_INT
+        )
+
+    def _readable(self, a: Any) -> tuple[Any, bool, int]:
+        """The matrix, copied if it must be, and how BLAS reads it."""
+        down, right = (s // a.itemsize for s in a.strides)
+        how = operand(a.shape, (down, right))
+        if how is None or how[1] > _LARGEST_INT:
+            return self._cupy.ascontiguousarray(a), False, a.shape[1]
+        return a, *how
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise CublasError(self._blas.cublasGetStatusName(status).decode())
