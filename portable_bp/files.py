@@ -180,7 +180,7 @@ def temporary_name(name: str) -> str:
 
 def _encode(arrays: Mapping[str, HostArray], metadata: Mapping[str, JSON]) -> bytes:
     """The bytes of the file."""
-    library = _library()
+    library = require_library()
     stored = {_name(name): _plain_array(name, a) for name, a in arrays.items()}
     kept = dict(metadata)
     _check_json(kept, "metadata", 2)
@@ -342,7 +342,7 @@ def _header(length: int, raw: bytes) -> tuple[dict[str, Any], int]:
 
 def _decode(header: dict[str, Any], data: bytes) -> tuple[int, dict[str, HostArray], Any]:
     """The version, the arrays and the metadata, once the digest has been found right."""
-    library = _library()
+    library = require_library()
     digest, _, text = header["__metadata__"][FORMAT].partition(" ")
     document = _parse(text, "metadata")
     version, metadata = document.get("version"), document.get("metadata")
@@ -419,7 +419,8 @@ def _quarter_of_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
-def _library() -> ModuleType:
+def require_library() -> ModuleType:
+    """The safetensors library; an ImportError that says what to install where it is missing."""
     try:
         import safetensors.numpy
     except ImportError as error:

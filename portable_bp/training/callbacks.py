@@ -102,10 +102,10 @@ class EarlyStopping:
 class ProgressBar:
     """One line that grows with the epochs and shows their numbers; needs ``rich``.
 
-    ``portable_bp.fit(..., progress=True)`` makes one.
+    ``portable_bp.fit(..., progress=True)`` makes one. ``console``: the ``rich`` console to draw on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, console: Any = None) -> None:
         try:
             from rich.progress import (
                 BarColumn,
@@ -120,10 +120,11 @@ class ProgressBar:
             ) from error
         self._bar = Progress(
             TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
+            console=console,
         )
         self._task: Any = None
 
@@ -133,8 +134,9 @@ class ProgressBar:
         self._bar.start()
 
     def __call__(self, end: EpochEnd, /) -> None:
-        shown = {k: v for k, v in end.row.items() if k not in ("seconds", "learning_rate")}
-        numbers = "  ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in shown.items())
+        hidden = ("seconds", "learning_rate", "validation_loss")
+        shown = (f"{k.replace('_', ' ')} {v:.4g}" for k, v in end.row.items() if k not in hidden)
+        numbers = "  ".join(shown)
         self._bar.update(self._task, completed=end.epoch, numbers=numbers)
 
     def end(self) -> None:

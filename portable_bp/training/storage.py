@@ -20,6 +20,7 @@ KIND = "model"
 
 _OTHERS = {
     "checkpoint": "the checkpoint of a run: go on with portable_bp.fit(..., resume=True)",
+    KIND: "a network by itself: portable_bp.load reads it",
     "tabular": "a network with the preparation of its table: portable_bp.tabular.load reads it",
 }
 

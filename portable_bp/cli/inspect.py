@@ -1,0 +1,95 @@
+"""``portable-bp info``, ``explain`` and ``check``: what is here, what it computes, whether it agrees."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from portable_bp import __version__, worked_example
+from portable_bp.cli import shell
+from portable_bp.registry import VARIABLE, adapters, choose_auto
+from portable_bp.testing import check_backend
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def info(as_json: bool) -> int:
+    """Show the backends of this machine: devices, versions, and why one cannot be used."""
+    found: list[dict[str, Any]] = []
+    for name, adapter in sorted(adapters().items()):
+        devices, reason = list(adapter.devices()), adapter.why_not()
+        library = sys.modules.get(adapter.modules[0])
+        version = str(getattr(library, "__version__", "")) or None
+        found.append({"name": name, "version": version, "devices": devices, "why_not": reason})
+    chosen, why = choose_auto()
+    told = {
+        "portable_bp": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "auto": chosen,
+        "auto_why": why,
+        VARIABLE: os.environ.get(VARIABLE),
+        "backends": found,
+    }
+    if as_json:
+        click.echo(json.dumps(told))
+        return 0
+    click.echo(f"portable_bp {__version__}, Python {told['python']}, {told['platform']}, "
+               f"{told['cpus']} CPUs\n")  # fmt: skip
+    for row in found:
+        here = ", ".join(row["devices"]) or f"cannot be used: {row['why_not']}"
+        click.echo(f"{row['name']:<8}{row['version'] or '-':<14}{here}")
+    click.echo(f"\nauto: {chosen} ({why})")
+    if told[VARIABLE]:
+        click.echo(f"{VARIABLE}: {told[VARIABLE]}")
+    return 0
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def explain(as_json: bool) -> int:
+    """Do backpropagation by hand: two small networks, every number, on every backend here."""
+    specs = worked_example.usable_backends()
+    runs = [
+        [worked_example.trace(example, spec) for spec in specs]
+        for example in (worked_example.YEHOSHUA, worked_example.MAZUR)
+    ]
+    if as_json:
+        click.echo(json.dumps({"examples": [[t.as_dict() for t in traces] for traces in runs]}))
+    else:
+        click.echo("\n\n".join(worked_example.report(traces) for traces in runs))
+    return 0
+
+
+@click.command()
+@click.option("--backend", "specs", multiple=True, metavar="SPEC", help="cupy, torch:cuda:0, ...; may "
+              "be repeated.  [default: every library that can be used here]")  # fmt: skip
+@click.option("--json", "path", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the whole report as JSON.")  # fmt: skip
+@shell.quiet_option
+def check(specs: tuple[str, ...], path: Path | None, quiet: bool) -> int:
+    """Compare backends with float64 NumPy: every equation, and whole training runs.
+
+    Shows how far each is off, in units of its rounding error. The exit code is 1 when one disagrees.
+    """
+    shell.check_target(path)
+    reports = []
+    for spec in specs or worked_example.usable_backends():
+        report = check_backend(spec)
+        reports.append(report)
+        if not quiet:
+            click.echo(f"{report}\n")
+    agree = all(report.agrees for report in reports)
+    if path is not None:
+        told = {"agrees": agree, "reports": [report.as_dict() for report in reports]}
+        shell.write(path, (json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
+    return 0 if agree else shell.FAILED
