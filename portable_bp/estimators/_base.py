@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -136,7 +137,7 @@ class BaseMLP(
         validation_data: Any = None,
     ) -> Self:
         self._validate_params()
-        hidden = self._checked_settings(incremental)
+        hidden = self._checked_settings(incremental, validation_data)
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         place = Place.of(X, self.device)
         if not first:
@@ -170,7 +171,7 @@ class BaseMLP(
         with Watch(self, raw_X, raw_y, sample_weight, place, epochs) as watch:
             if self.solver == "lbfgs":
                 found = _lbfgs.minimise(self, net, place, rows, params, watch.hooks)
-                diverged = not place.finite(found)
+                diverged = not (math.isfinite(self.loss_) and place.finite(found))
                 params = params if diverged else found
             else:
                 held, rows = self._hold_out(place, rows, raw_y, y, validation_data)
@@ -228,7 +229,7 @@ class BaseMLP(
             return weights
         return by_class if weights is None else weights * by_class
 
-    def _checked_settings(self, incremental: bool) -> list[int]:
+    def _checked_settings(self, incremental: bool, validation_data: Any) -> list[int]:
         """What no range of a parameter can say; the sizes of the hidden layers."""
         if isinstance(self.batch_size, bool):
             raise TypeError(f"batch_size must be 'auto' or an integer, got {self.batch_size!r}")
@@ -238,10 +239,14 @@ class BaseMLP(
         if self.scoring is not None and not self.early_stopping:
             raise ValueError("scoring is what early stopping watches: set early_stopping=True")
         if self.solver == "lbfgs":
-            for name in ("dropout", "clip_value", "clip_norm"):
-                if getattr(self, name):
+            extras = {name: getattr(self, name) for name in ("dropout", "clip_value", "clip_norm")}
+            extras["scoring"] = self.scoring
+            extras["learning_rate"] = isinstance(self.learning_rate, Schedule)
+            extras["validation_data"] = validation_data is not None
+            for name, value in extras.items():
+                if np.any(value):
                     raise ValueError(
-                        f"{name} needs a solver that makes one step for each mini-batch, such as "
+                        f"{name} needs a solver that works in epochs of mini-batches, such as "
                         "'adam'; got solver='lbfgs'"
                     )
         return hidden

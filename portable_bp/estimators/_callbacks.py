@@ -44,6 +44,7 @@ class Watch:
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         self._data = {"estimator": est, "X": X, "y": y, "metadata": metadata}
         self._task: Any = None
+        self._open = False
         self.hooks: Sequence[Callable[[Params], bool]] = ()
 
     def __enter__(self) -> Watch:
@@ -56,11 +57,14 @@ class Watch:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if self._task is not None and error is None:
+            if self._open:  # an epoch that was announced, and did not come
+                self._epoch.call_on_fit_task_end(**self._data)
             self._task.call_on_fit_task_end(**self._data, reconstruction_attributes={})
 
     def _begin_epoch(self) -> None:
         self._epoch = self._task.subcontext(task_name="epoch")
         self._epoch.call_on_fit_task_begin(**self._data)
+        self._open = True
 
     def _end_epoch(self, params: Params) -> bool:
         def fitted() -> dict[str, Any]:
@@ -69,6 +73,7 @@ class Watch:
                 "intercepts_": [self._place.to_home(b) for _, b in params],
             }
 
+        self._open = False
         stop = self._epoch.call_on_fit_task_end(**self._data, reconstruction_attributes=fitted)
         self._seen += 1
         if not stop and self._seen < self._epochs:

@@ -268,7 +268,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         if not np.isfinite(out).all():
             return float("nan")
         pick = slice(self._middle, None, len(self._levels()))
-        return metric(self._loss(), out[:, pick], y[:, pick], weights)
+        with np.errstate(over="ignore"):
+            return metric(self._loss(), out[:, pick], y[:, pick], weights)
 
     @property
     def _middle(self) -> int:
