@@ -1,0 +1,1 @@
+"""How fast, how large and how reliable: measured, with the results kept in ``results/``."""
