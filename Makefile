@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # One BLAS thread per test worker: two workers on two cores do not fight for them.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: train test test-all lint mutants clean
+.PHONY: train test test-all lint mutants bench clean
 
 train: $(VENV)/.cli
 	$(BIN)/portable-bp train digits
@@ -28,6 +28,10 @@ lint: $(VENV)/.test
 mutants: $(VENV)/.test
 	$(BIN)/python tools/mutants.py
 
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --save
+	$(BIN)/python -m tools.readme_tables
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -38,6 +42,10 @@ $(VENV)/.cli: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[test]'
 	touch $@ $(VENV)/.cli
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[bench]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
