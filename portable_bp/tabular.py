@@ -196,7 +196,7 @@ def prepare(
     """
     target = target or table.default_target
     if target is None:
-        raise DataError(f"{table.source}: name the column to learn, with target")
+        raise DataError(f"{table.source}: name the column to learn (target)")
     values = table.column(target)
     for name in drop:
         if name not in table.columns:
