@@ -3,16 +3,17 @@
     pytest --backends numpy,torch,jax,strict,cupy --require-backends numpy,torch
 
 A test that takes the fixture ``where`` runs once on each of ``--backends``, or on each ``spec`` that
-it is parametrised with. One that cannot be used
-here is skipped with the reason, unless it is required: then the test fails. What a backend lacks
-stands in ``portable_bp.testing.capabilities``; a test names what it needs with ``@needs("float64")``.
+it is parametrised with. One that cannot be used here is skipped with the reason, unless it is
+required: then the test fails. What a backend lacks stands in ``portable_bp.testing.capabilities``; a
+test names what it needs with ``@pytest.mark.needs("float64")``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import pytest
@@ -89,16 +90,44 @@ def usable(pytestconfig: pytest.Config) -> Callable[[str], Backend]:
 
 
 @pytest.fixture
+def entered(
+    request: pytest.FixtureRequest, usable: Callable[[str], Backend]
+) -> Iterator[Callable[[str, str | None], Backend]]:
+    """``entered(spec, dtype)``: the backend, in JAX with 64-bit numbers if the dtype is float64."""
+    with ExitStack() as stack:
+
+        def enter(spec: str, dtype: str | None) -> Backend:
+            backend = usable(spec)
+            needed = [m.args[0] for m in request.node.iter_markers("needs")]
+            for capability in needed + (["float64"] if dtype == "float64" else []):
+                reason = missing(backend.spec, capability)
+                if reason:
+                    pytest.skip(f"{backend.spec} lacks {capability!r}: {reason}")
+            stack.enter_context(width(spec, dtype))
+            return backend
+
+        yield enter
+
+
+@pytest.fixture
 def where(
-    request: pytest.FixtureRequest, spec: str, usable: Callable[[str], Backend]
-) -> Iterator[Backend]:
-    """Each of ``--backends``; in JAX with 64-bit numbers if the test's ``dtype`` is float64."""
-    backend = usable(spec)
-    dtype = request.node.callspec.params.get("dtype")
-    needed = [m.args[0] for m in request.node.iter_markers("needs")]
-    for capability in needed + (["float64"] if dtype == "float64" else []):
-        reason = missing(backend.spec, capability)
-        if reason:
-            pytest.skip(f"{backend.spec} lacks {capability!r}: {reason}")
-    with width(spec, dtype):
-        yield backend
+    request: pytest.FixtureRequest, spec: str, entered: Callable[[str, str | None], Backend]
+) -> Backend:
+    """Each of ``--backends``, ready for the test's ``dtype``."""
+    return entered(spec, request.node.callspec.params.get("dtype"))
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Callable[[str, Iterable[str]], None]:
+    """``report(fault, outcomes)``: count what became of each fault, and allow no wrong one.
+
+    The figures are rows of the table in ``docs/reliability.md``.
+    """
+
+    def record(fault: str, outcomes: Iterable[str]) -> None:
+        count = Counter(outcomes)
+        request.node.user_properties.append(("figures", [fault, dict(count)]))
+        assert count.total() > 0
+        assert set(count) <= {"whole", "refused"}, count
+
+    return record

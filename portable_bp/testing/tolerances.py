@@ -21,16 +21,16 @@ ELEMENTWISE = 16.0
 function or two, each good to 5 u (the worst seen in ``exp``, ``tanh`` and ``log1p``). What 1 + tanh
 or 1 - tanh^2 cancels, z multiplies: hence 1 + |z|, for the tanh form of GELU 1 + |z u'(z)|."""
 
-OUTPUTS = 32.0
-"""||o - o'|| / ||o||: each layer adds a rounding of its own and passes on that of the layer before."""
-
 LOSS = 32.0
 """|E - E'| / max(1, |E|): pairwise or longer sums of terms that are good to a few u."""
 
 GRADIENT = 32.0
-"""||g - g'|| / ||g||, all tensors together, at parameters as they come from an initialiser. The
-error grows by about half a u per layer and hardly with width or batch, since the roundings of a sum
-are independent; the proven bounds, K u for sums of K terms, would hide a wrong formula."""
+"""||g - g'|| / ||g||, all tensors together, at parameters as they come from an initialiser; deltas and
+outputs in the same way. The roundings of a sum are independent, so that the proven bounds, K u for
+sums of K terms, are far too large: they would hide a wrong formula. See :func:`generic`."""
+
+PER_LAYER = 12.0
+"""Each layer passes on what the one before has lost, and adds 1 u (32 units) to 4 u (1024) to it."""
 
 TRAINED = 128.0
 """The same part of the way to a minimum: the gradient is then a small sum of numbers that nearly
@@ -43,6 +43,15 @@ UPDATE = 8.0
 TF32 = 8.0
 """||g - g'|| / ||g|| in units of 2^-11, smooth activations: the factors of each product are rounded
 to 11 bits, and the roundings average out as above. With a kink (relu) units flip: none is asserted."""
+
+
+def generic(layers: int) -> float:
+    """``max(32, 12 layers)``: :data:`GRADIENT` for a network of this many layers.
+
+    >>> generic(2), generic(9)
+    (32.0, 108.0)
+    """
+    return max(GRADIENT, PER_LAYER * layers)
 
 
 def trajectory(steps: int) -> float:
