@@ -12,6 +12,15 @@ def check_run(
 
     A device does not say when an index lies outside: CuPy wraps it, JAX gives NaN or clips.
 
+    Raises
+    ------
+    IndexError
+        When ``order`` names a row that ``data`` has not.
+    TypeError, ValueError
+        When the shapes do not fit together, or ``order`` holds no integers.
+
+    Examples
+    --------
     >>> import numpy as np
     >>> x = np.zeros((4, 2), dtype=np.float32)
     >>> check_run((x,), np.array([[0, 1], [2, 3], [1, 1]]), (np.ones(3, dtype=np.float32),))
@@ -21,18 +30,24 @@ def check_run(
         ...
     IndexError: order reads rows 0 to 4, but the data have 4 rows
     """
-    steps = {int(t.shape[0]) for t in table} | (set() if order is None else {order.shape[0]})
-    if len(steps) != 1 or 0 in steps:
+    steps = {tuple(t.shape) for t in table} | (set() if order is None else {(order.shape[0],)})
+    if len(steps) != 1 or len(shape := steps.pop()) != 1 or shape[0] == 0:
+        found = [tuple(t.shape) for t in table]
         raise ValueError(
-            "every array of table, and order, needs the same number of rows, one for each step and "
-            f"at least one; got {sorted(steps) or 'none'}"
+            "every array of table needs the shape (steps,), with at least one step and one row of "
+            f"order for each; got {found or 'none'}"
+            + ("" if order is None else f" and {order.shape[0]} row(s) of order")
         )
     rows = {int(d.shape[0]) for d in data}
-    if len(rows) > 1:
+    if len(rows) != 1:
         raise ValueError(f"the arrays of data must have equally many rows; got {sorted(rows)}")
-    if order is not None and order.size:
+    if order is not None:
+        if order.dtype.kind not in "iu":
+            raise TypeError(f"order must hold integers, the rows of each step; got {order.dtype}")
+        if order.ndim != 2 or not order.size:
+            raise ValueError(f"order must have the shape (steps, batch); got {order.shape}")
         first, last = int(order.min()), int(order.max())
-        n = min(rows, default=0)
+        n = rows.pop()
         if first < 0 or last >= n:
             raise IndexError(f"order reads rows {first} to {last}, but the data have {n} rows")
-    return steps.pop()
+    return int(shape[0])

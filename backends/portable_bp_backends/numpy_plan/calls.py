@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from portable_bp_backends.numpy_plan.memory import Memory, Run
-from portable_bp_backends.numpy_plan.source import Call, Operand, Source
+from portable_bp_backends.numpy_plan.source import Call, Name, Operand, Source
 from portable_bp_backends.numpy_plan.switches import Switches
-from portable_bp_backends.numpy_plan.trace import Node, map_tree
+from portable_bp_backends.numpy_plan.trace import Node, map_tree, walk
 
 _REDUCTIONS = {np.sum: np.add, np.max: np.maximum, np.min: np.minimum}
 _OF_REDUCTION = {"axis", "dtype", "keepdims"}
@@ -28,8 +28,8 @@ class Calls:
     def __init__(self, memory: Memory, source: Source, switches: Switches) -> None:
         self._memory, self._source, self._switches = memory, source, switches
         self._constants: dict[Any, Any] = {}
-        self.given: dict[Node, str] = {}
-        self.numbers: dict[Node, str] = {}
+        self.given: dict[Node, Name] = {}
+        self.numbers: dict[Node, Name] = {}
 
     def value(self, a: Any) -> Any:
         """The array of a node or a constant, or the name of what is handed in."""
@@ -38,9 +38,9 @@ class Calls:
                 self._source.name(a, "c")
             return a
         if a in self._memory.handed:
-            return self.given.setdefault(a, f"x{len(self.given)}")
+            return self.given.setdefault(a, Name(f"x{len(self.given)}"))
         if a in self._memory.numbers:
-            return self.numbers.setdefault(a, f"n{len(self.numbers)}")
+            return self.numbers.setdefault(a, Name(f"n{len(self.numbers)}"))
         return self._memory.where[a]
 
     def make(self, i: int, node: Node) -> list[Call]:
@@ -126,7 +126,7 @@ class Calls:
     def _across_columns(self, i: int, f: Any, x: Node, out: Any) -> list[Call]:
         """Rewrite: the maxima of many short rows are the maximum of few long columns."""
         value, out = self.value(x), out.reshape(-1)
-        if x.shape[1] == 2 and not isinstance(value, str):
+        if x.shape[1] == 2 and not isinstance(value, Name):
             return [Call(f"{self._source.name(f)}({{0}}, {{1}}, out={{2}})",
                          tuple(map(Operand, (value[:, 0], value[:, 1], out))))]  # fmt: skip
         columns = self._memory.temporary(i, x.shape[::-1], x.dtype)
@@ -216,7 +216,7 @@ def _copy(to: Any, source: Any) -> Call:
 def _fill(out: Any, result: Any) -> None:
     """Copy a result, or each wanted one of several, to where the plan expects it."""
     if isinstance(out, tuple):
-        for o, r in zip(out, result, strict=True):
+        for o, r in zip(out, walk(result), strict=True):
             _fill(o, r)
     elif out is not None:
         if np.shape(result) != out.shape:
@@ -239,7 +239,7 @@ def _argument_dtypes(node: Node) -> tuple[Any, ...]:
 def _without_first_axis(operands: list[Operand]) -> list[Operand]:
     """A matrix of one row and a vector as two vectors, which spares NumPy the broadcasting."""
     arrays = [o.value for o in operands]
-    if any(isinstance(a, str) for a in arrays) or len({a.shape for a in arrays if a.shape}) == 1:
+    if any(isinstance(a, Name) for a in arrays) or len({a.shape for a in arrays if a.shape}) == 1:
         return operands
     ndim = arrays[-1].ndim
     return [Operand(a[0]) if a.ndim == ndim else Operand(a) for a in arrays]

@@ -28,7 +28,7 @@ import numpy as np
 
 from portable_bp_backends.numpy_plan.neighbours import Lanes, rows_of_memory
 from portable_bp_backends.numpy_plan.switches import Switches
-from portable_bp_backends.numpy_plan.trace import Graph, Node
+from portable_bp_backends.numpy_plan.trace import Graph, Node, an_input
 
 _CACHE_LINE = 64
 
@@ -98,8 +98,7 @@ class Memory:
     ----------
     where : from a node to its array
     handed : inputs and windows on them, whose memory is not ours
-    numbers : 0-d inputs, and what is hoisted
-    hoisted : the 0-d operations on numbers alone, in order: done for all steps at once
+    numbers : 0-d inputs that change from step to step
     windows : nodes that only look at memory of ours
     placed : from a node to the join that it is made in, and its start there
     runs : from a position to the run that it is in
@@ -131,25 +130,17 @@ class Memory:
     def _sort(self) -> None:
         self.handed = set(self._graph.given)
         self.numbers = set(self._graph.numbers)
-        self.hoisted: list[Node] = []
         self.windows: set[Node] = set()
         for node in self._order:
             if node.view and node.args[0] in self.handed:
                 self.handed.add(node)
             elif node.view and node.args[0] not in self.numbers:
                 self.windows.add(node)
-            elif self._can_be_hoisted(node):
-                self.numbers.add(node)
-                self.hoisted.append(node)
-
-    def _can_be_hoisted(self, node: Node) -> bool:
-        number = self._switches.hoist and node.ufunc is not None and not node.shape
-        return number and self.numbers.issuperset(node.sources)
 
     def is_called(self, node: Node) -> bool:
         """Whether a call makes this value, each time the plan runs."""
         looks = node in self.windows or node in self.handed or node in self.stretches
-        return not (looks or node in self.numbers or node in self._leaf or node.name == "item")
+        return not (looks or node.name == "item" or node.call is an_input)
 
     def _find_targets(self, lanes: dict[Node, Lanes]) -> None:
         """Which leaves of the state a new value is for."""
@@ -385,10 +376,11 @@ class Memory:
             return False
         old = {self._graph.state[k] for k in self._targets[node]}
         last = max(self._last.get(leaf, -1) for leaf in old)
-        if last == i:
-            readers = [s for s in node.sources if old.intersection(self.owners(s))]
-            return all(self._reads_in_place(node, operand, old) for operand in readers)
-        return last < i
+        if last < i:
+            return True
+        readers = [s for s in node.sources if old.intersection(self.owners(s))]
+        in_place = all(self._reads_in_place(node, operand, old) for operand in readers)
+        return last == i and bool(readers) and in_place
 
     def _reads_in_place(self, node: Node, operand: Node, owners: set[Node]) -> bool:
         """Whether ``node`` reads the memory of ``owners`` through ``operand`` alone, entry by entry,

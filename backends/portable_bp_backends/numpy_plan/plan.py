@@ -36,7 +36,7 @@ class Plan:
         calls = Calls(memory, source, switches)
         _write(order, memory, calls, source)
         returned = _write_end(graph, state, memory, calls, source)
-        self._inputs, self._numbers, self._hoisted = graph.given, graph.numbers, memory.hoisted
+        self._inputs, self._numbers = graph.given, graph.numbers
         self._given, self._each = tuple(calls.given), tuple(calls.numbers)
         parameters = (*calls.given.values(), *calls.numbers.values())
         self.source, self.replay = source.compile(parameters, returned)
@@ -54,14 +54,9 @@ class Plan:
         return tuple(map(look, self._given))
 
     def numbers(self, table: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """For each step the 0-d arrays that ``replay`` takes, from arrays of one entry per step.
-
-        0-d operations on these numbers alone are done here, for all steps at once.
-        """
+        """For each step the 0-d arrays that ``replay`` takes, from arrays of one entry per step."""
         steps = len(table[0])
         known = dict(zip(self._numbers, table, strict=True))
-        for node in self._hoisted:
-            known[node] = node.call(*(known[a] if isinstance(a, Node) else a for a in node.args))
         columns = []
         for column in map(known.__getitem__, self._each):
             same = equal_entries(column)

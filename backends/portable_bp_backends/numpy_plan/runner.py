@@ -12,12 +12,13 @@ import numpy as np
 
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
 from portable_bp.backend import leaves, map_leaves
+from portable_bp_backends._runs import check_run
 from portable_bp_backends.numpy_plan.memory import State
 from portable_bp_backends.numpy_plan.plan import Plan
 from portable_bp_backends.numpy_plan.switches import Switches
 from portable_bp_backends.numpy_plan.trace import trace_function, trace_step
 
-_KEPT = 16
+KEPT = 16
 """How many plans a runner or a function keeps, of the shapes it met last."""
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class _Recent(Generic[T]):
         with self._lock:
             kept = self._entries.setdefault(key, entry)
             self._entries.move_to_end(key)
-            while len(self._entries) > _KEPT:
+            while len(self._entries) > KEPT:
                 self._entries.popitem(last=False)
             return kept
 
@@ -50,19 +51,21 @@ class _Recent(Generic[T]):
 
 
 class _Batches:
-    """A plan for one size of mini-batch, and buffers to gather mini-batches in, several ahead."""
+    """A plan for mini-batches of one size, and the buffers that they are gathered in, several ahead."""
 
     def __init__(self, plan: Plan, example: tuple[Any, ...], ahead: int) -> None:
         self.plan = plan
         nbytes = max(1, sum(rows.nbytes for rows in example))
         self.count = max(1, ahead // nbytes)
-        self.buffers = [np.empty((self.count, *rows.shape), rows.dtype) for rows in example]
-        self.handed = [plan.bind(batch) for batch in zip(*self.buffers, strict=True)]
+        self._buffers = [np.empty((self.count, *rows.shape), rows.dtype) for rows in example]
+        self.handed = [plan.bind(batch) for batch in zip(*self._buffers, strict=True)]
 
     def gather(self, data: tuple[Any, ...], order: Any) -> None:
-        """The rows ``order`` of all arrays: out of bounds cannot be, it was checked, so "clip" only
-        spares ``take`` a buffer of its own."""
-        for rows, buffer in zip(data, self.buffers, strict=True):
+        """Fill the buffers with the rows ``order`` of all arrays.
+
+        None is out of bounds: that was checked. ``"clip"`` spares ``take`` a buffer of its own.
+        """
+        for rows, buffer in zip(data, self._buffers, strict=True):
             flat = buffer.reshape(-1, *rows.shape[1:])
             rows.take(order.reshape(-1), 0, flat[: order.size], "clip")
 
@@ -78,7 +81,8 @@ class PlanRunner:
         self._memory = State([np.asarray(leaf) for leaf in leaves(state)])
         arrays = iter(self._memory.arrays)
         self._state = map_leaves(lambda leaf: next(arrays), state)
-        self._plans: _Recent[Plan | _Batches] = _Recent()
+        self._plans: _Recent[Plan] = _Recent()
+        self._batches: _Recent[_Batches] = _Recent()
 
     @property
     def state(self) -> Tree:
@@ -92,43 +96,42 @@ class PlanRunner:
 
         The indices in ``order`` are checked before the first step.
         """
-        rows = tuple(np.ascontiguousarray(d) for d in data)
-        numbers = tuple(map(np.asarray, table))
-        steps = _count(numbers)
+        steps = check_run(data, order, table)
+        rows = tuple(map(np.ascontiguousarray, data))
         if order is None:
-            plan = self.plan(rows, numbers)
+            plan = self.plan(rows, table)
             losses = _Losses(plan, steps)
-            losses.extend(map(operator.add, [plan.bind(rows)] * steps, plan.numbers(numbers)))
+            losses.extend(map(operator.add, [plan.bind(rows)] * steps, plan.numbers(table)))
             return losses.found
-        indices = _indices(order, steps, rows)
-        batches = self._batches(tuple(d[indices[0]] for d in rows), numbers)
+        indices = np.ascontiguousarray(order, np.intp)
+        batches = self._mini_batches(rows, indices[0], table)
         losses = _Losses(batches.plan, steps)
-        each = batches.plan.numbers(numbers)
+        each = batches.plan.numbers(table)
         for start in range(0, steps, batches.count):
             ahead = slice(start, start + batches.count)
             batches.gather(rows, indices[ahead])
             losses.extend(map(operator.add, batches.handed, each[ahead]))
         return losses.found
 
-    def plan(self, batch: tuple[Any, ...], numbers: tuple[Any, ...]) -> Plan:
+    def plan(self, batch: tuple[Any, ...], table: tuple[Any, ...]) -> Plan:
         """The plan for a batch and a table of these shapes and dtypes."""
-        key = "all", _shapes(batch), tuple(t.dtype for t in numbers)
-        found = self._plans.get(key)
-        if found is None:
-            now = tuple(t[0, ...] for t in numbers)
+        key = tuple((a.shape, a.dtype) for a in batch), tuple(t.dtype for t in table)
+        plan = self._plans.get(key)
+        if plan is None:
+            now = tuple(t[0, ...] for t in table)
             graph = trace_step(self._xp, self._step, self._state, batch, now)
-            found = self._plans.put(key, Plan(graph, self._memory, self._switches))
-        assert isinstance(found, Plan)
-        return found
+            plan = self._plans.put(key, Plan(graph, self._memory, self._switches))
+        return plan
 
-    def _batches(self, example: tuple[Any, ...], numbers: tuple[Any, ...]) -> _Batches:
-        key = "some", _shapes(example), tuple(t.dtype for t in numbers)
-        found = self._plans.get(key)
-        if found is None:
-            plan = self.plan(example, numbers)
-            found = self._plans.put(key, _Batches(plan, example, self._switches.ahead))
-        assert isinstance(found, _Batches)
-        return found
+    def _mini_batches(self, data: tuple[Any, ...], rows: Any, table: tuple[Any, ...]) -> _Batches:
+        forms = tuple((d.shape[1:], d.dtype) for d in data)
+        key = len(rows), forms, tuple(t.dtype for t in table)
+        batches = self._batches.get(key)
+        if batches is None:
+            example = tuple(d[rows] for d in data)
+            plan = self.plan(example, table)
+            batches = self._batches.put(key, _Batches(plan, example, self._switches.ahead))
+        return batches
 
 
 class _Losses:
@@ -149,40 +152,6 @@ class _Losses:
         for self._done, handed in enumerate(arguments, self._done):  # noqa: B020
             found[self._done] = replay(*handed)
         self._done += 1
-
-
-def _count(table: tuple[Any, ...]) -> int:
-    shapes = {t.shape for t in table}
-    if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or not shape[0]:
-        raise ValueError(
-            "table must be one or more arrays of shape (steps,), at least one step; got shapes "
-            f"{[t.shape for t in table]}"
-        )
-    return int(shape[0])
-
-
-def _indices(order: Any, steps: int, data: tuple[Any, ...]) -> Any:
-    """``order`` as ``take`` wants it, checked once for all steps."""
-    order = np.asarray(order)
-    n = {len(d) for d in data}
-    if len(n) != 1:
-        raise ValueError(f"data must be arrays of the same number of rows, got {sorted(n)}")
-    if order.dtype.kind not in "iu" or order.ndim != 2 or len(order) != steps or not order.size:
-        raise ValueError(
-            f"order must hold integers in the shape ({steps}, batch), one row per step; got "
-            f"{order.dtype}{list(order.shape)}"
-        )
-    (rows,) = n
-    low, high = int(order.min()), int(order.max())
-    if low < 0 or high >= rows:
-        raise IndexError(
-            f"order must lie in [0, {rows}), the rows of data; it reaches from {low} to {high}"
-        )
-    return np.ascontiguousarray(order, np.intp)
-
-
-def _shapes(arrays: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple((a.shape, a.dtype) for a in arrays)
 
 
 class PlanFunction:

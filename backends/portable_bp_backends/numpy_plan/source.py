@@ -14,8 +14,14 @@ from portable_bp_backends.numpy_plan.memory import Run
 _OURS = re.compile(r"[a-z]\d+|run\d+|pieces?\d*|replay")
 
 
+class Name(str):
+    """The name of a parameter of ``replay``."""
+
+    __slots__ = ()
+
+
 class Operand(NamedTuple):
-    """An array, or the name of a parameter of ``replay``, and how a run cuts it."""
+    """An array, or the :class:`Name` of a parameter, and how a run cuts it."""
 
     value: Any
     cut: str = ""
@@ -45,8 +51,8 @@ class Source:
 
     def name(self, x: Any, stem: str = "v") -> str:
         """The name of an array, with one name for all windows on the same entries, or of anything
-        else; a string is a name already."""
-        if isinstance(x, str):
+        else."""
+        if isinstance(x, Name):
             return x
         if isinstance(x, np.ndarray):
             key: Any = x.ctypes.data, x.shape, x.strides, x.dtype.str
@@ -70,9 +76,12 @@ class Source:
         return name
 
     def text(self, x: Any) -> str:
-        """Python for an argument: arrays and other objects by name, in tuples and lists too."""
-        if isinstance(x, tuple) and not hasattr(x, "_fields"):
-            return f"({''.join(self.text(a) + ', ' for a in x)})"
+        """Python for an argument: arrays and other objects by name, in nested arguments too."""
+        if isinstance(x, dict):
+            return f"{self.name(dict)}({self.text(list(x.items()))})"
+        if isinstance(x, tuple):
+            kind = self.name(type(x)) if hasattr(x, "_fields") else ""
+            return f"{kind}({''.join(self.text(a) + ', ' for a in x)})"
         if isinstance(x, list):
             return f"[{', '.join(map(self.text, x))}]"
         return repr(x) if x is None or type(x) in (bool, int) else self.name(x)
@@ -92,7 +101,7 @@ class Source:
             whole = self.name(operand.value)
             if operand.cut:
                 return pieces.setdefault((whole, operand.cut), (f"p{len(pieces)}", operand))[0]
-            if isinstance(operand.value, str):
+            if isinstance(operand.value, Name):
                 handed[whole] = None
             return whole
 

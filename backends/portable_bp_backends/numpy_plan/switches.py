@@ -15,7 +15,6 @@ class Switches:
     neighbours : element-wise expressions over all tensors as one over the memory they share
     reuse : results in place of operands, and in memory that is free again
     donate : new state over old
-    hoist : 0-d numbers computed for all steps at once
     piece : bytes of an array at a time in long element-wise runs (0: whole arrays)
     ahead : bytes of mini-batches gathered at a time (0: one mini-batch)
     """
@@ -24,6 +23,5 @@ class Switches:
     neighbours: bool = True
     reuse: bool = True
     donate: bool = True
-    hoist: bool = True
     piece: int = 1 << 16
     ahead: int = 1 << 17

@@ -8,6 +8,7 @@ carried out and not noted: Python itself folds the constants.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -189,14 +190,13 @@ class Trace:
 
     def _note(self, name: str, call: Any, nodes: Any, values: Any, result: Any) -> Any:
         args, kwargs = nodes
-        if isinstance(result, tuple | list):
-            several = Node(name, call, args, kwargs, shape=(len(result),), dtype=object)
+        if isinstance(result, tuple | list | dict):
+            several = Node(name, call, args, kwargs, shape=(len([*walk(result)]),), dtype=object)
             self.graph.nodes.append(several)
-            items = [
-                self._note("item", operator.getitem, ((several, i), {}), (), r)
-                for i, r in enumerate(result)
-            ]
-            return type(result)(*items) if hasattr(result, "_fields") else type(result)(items)
+            items = ((several, position) for position in itertools.count())
+            return map_tree(
+                lambda r: self._note("item", operator.getitem, (next(items), {}), (), r), result
+            )
         if not isinstance(result, np.ndarray | np.generic):
             if isinstance(result, bool | int | float | complex):
                 raise TypeError(f"{name}() makes a Python number of a traced array: {_NO_VALUE}")
