@@ -367,12 +367,13 @@ class PlanRunner:
 
     def _verify(self, plan: Plan, recorded: Tree) -> None:
         """Replay the recorded step, compare, and go back to where it started."""
-        before = map_leaves(self._backend.copy, self._state)
+        # Copies: a step may hand on a tensor of its old state, which the replay overwrites.
+        before, wanted = map_leaves(self._backend.copy, (self._state, recorded))
         try:
             for function, args, kwargs in plan.calls:
                 function(*args, **kwargs)
             found = leaves((self._state, plan.loss))
-            if not all(map(same_bits, found, leaves(recorded))):
+            if not all(map(same_bits, found, leaves(wanted))):
                 raise CannotPlan("its replay gives other bits than the step itself")
         finally:
             map_leaves(lambda target, source: target.copy_(source), self._state, before)
