@@ -61,6 +61,18 @@ def operand(shape: tuple[int, int], strides: tuple[int, int]) -> tuple[bool, int
     return None
 
 
+def arguments(
+    m: int, n: int, k: int, a: tuple[bool, int], b: tuple[bool, int]
+) -> tuple[tuple[bool, bool, int, int, int], tuple[int, int, int]]:
+    """What GemmEx is told for the product of row-major ``a`` (m, k) and ``b`` (k, n).
+
+    ``a`` and ``b`` as :func:`operand` gives them. Returns the operations and sizes, and the leading
+    dimensions; the first matrix of the call is ``b``, the second ``a``.
+    """
+    (a_transposed, a_leading), (b_transposed, b_leading) = a, b
+    return (b_transposed, a_transposed, n, m, k), (b_leading, a_leading, n)
+
+
 class Gemm:
     """``a b`` for two matrices of float32 or float64 on the current device and stream.
 
@@ -106,8 +118,8 @@ class Gemm:
             precision = _FAST_TF32
         alpha, beta = self._factors[name]
         (m, k), n = a.shape, b.shape[1]
-        a, a_transposed, a_leading = self._readable(a)
-        b, b_transposed, b_leading = self._readable(b)
+        (a, how_a), (b, how_b) = self._readable(a), self._readable(b)
+        operations, (b_leading, a_leading, c_leading) = arguments(m, n, k, how_a, how_b)
         c = self._cupy.empty((m, n), a.dtype)
         stream = self._cupy.cuda.get_current_stream()
         with self._lock:
@@ -119,9 +131,9 @@ class Gemm:
             self._check(self._blas.cublasSetWorkspace_v2(self._handle, workspace, WORKSPACE_BYTES))
             self._check(
                 self._blas.cublasGemmEx(
-                    self._handle, b_transposed, a_transposed, n, m, k,
+                    self._handle, *operations,
                     byref(alpha), b.data.ptr, kind, b_leading, a.data.ptr, kind, a_leading,
-                    byref(beta), c.data.ptr, kind, n, precision, _DEFAULT_ALGORITHM,
+                    byref(beta), c.data.ptr, kind, c_leading, precision, _DEFAULT_ALGORITHM,
                 )
             )  # fmt: skip
         product: Array = c
@@ -139,13 +151,13 @@ class Gemm:
             and max(*a.shape, *b.shape) <= _LARGEST_INT
         )
 
-    def _readable(self, a: Any) -> tuple[Any, bool, int]:
+    def _readable(self, a: Any) -> tuple[Any, tuple[bool, int]]:
         """The matrix, copied if it must be, and how BLAS reads it."""
         down, right = (s // a.itemsize for s in a.strides)
         how = operand(a.shape, (down, right))
         if how is None or how[1] > _LARGEST_INT:
-            return self._cupy.ascontiguousarray(a), False, a.shape[1]
-        return a, *how
+            return self._cupy.ascontiguousarray(a), (False, a.shape[1])
+        return a, how
 
     def _check(self, status: int) -> None:
         if status:

@@ -13,23 +13,24 @@ _NUMBERS = (bool, int, float)
 """Exactly these types: NumPy's scalars have a dtype of their own, which decides that of results."""
 
 
-def traceable(plain: Namespace, native: Mapping[str, Callable[..., Any]]) -> Namespace:
-    """The namespace that a formula sees while ``cupy.fuse`` traces it.
+def traceable(
+    library: Any, plain: Namespace, native: Mapping[str, Callable[..., Any]]
+) -> Namespace:
+    """The namespace that a formula sees while it is traced.
 
-    CuPy's own functions instead of array-api-compat's, some of which look at the array; numbers
-    instead of arrays filled with them; the standard's sign, which keeps NaN.
+    ``library``: CuPy, whose own functions stand here instead of those of array-api-compat
+    (``plain``), some of which look at the array; numbers stand for arrays filled with them; sign
+    keeps NaN, as the standard has it.
     """
-    import cupy
-
     namespace = ModuleType("portable_bp_traceable")
-    namespace.__dict__.update(vars(cupy))
+    namespace.__dict__.update(vars(library))
     namespace.__dict__.update(
         zeros_like=lambda x: 0.0,
         ones_like=lambda x: 1.0,
         full_like=lambda x, value: value,
         astype=lambda x, dtype: x.astype(dtype),
         finfo=plain.finfo,
-        sign=lambda x: cupy.where(x == x, cupy.sign(x), x),
+        sign=lambda x: library.where(x == x, library.sign(x), x),
         portable_bp_kernel=lambda formula: native.get(formula.__name__),
     )
     return namespace
@@ -48,7 +49,7 @@ def fuser(
     """
     import cupy
 
-    inside = traceable(plain, native)
+    inside = traceable(cupy, plain, native)
 
     @cache
     def kernel(formula: Callable[..., Any]) -> Callable[..., Any]:
