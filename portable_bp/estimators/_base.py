@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -24,13 +23,15 @@ from portable_bp.equations.activations import ACTIVATIONS, Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import Schedule
-from portable_bp.errors import BackendError, DivergenceError
+from portable_bp.errors import BackendError, DivergenceError, OutOfMemoryError
 from portable_bp.estimators import _forward, _input, _lbfgs, _stochastic
 from portable_bp.estimators._callbacks import CallbackSupportMixin, Watch
 from portable_bp.estimators._html import layers_html
 from portable_bp.estimators._place import Place, as_classes, home_of, on_host
 from portable_bp.estimators._rows import Rows
 from portable_bp.estimators._stochastic import Held, StochasticRun
+from portable_bp.estimators._warn import warn
+from portable_bp.memory import guarded
 from portable_bp.mlp import MLP, dtype_name
 from portable_bp.registry import get_backend, owner
 
@@ -138,8 +139,34 @@ class BaseMLP(
     ) -> Self:
         self._validate_params()
         hidden = self._checked_settings(incremental, validation_data)
-        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         place = Place.of(X, self.device)
+        before = {k: copy(v) if isinstance(v, list) else v for k, v in self.__dict__.items()}
+        try:
+            guarded(
+                place.work,
+                lambda: self._fit_at(
+                    place, hidden, X, y, sample_weight, incremental, validation_data
+                ),
+                lambda: f"training layers of {hidden} hidden units on {_length(X):,} rows",
+                "batch_size or hidden_layer_sizes",
+            )
+        except OutOfMemoryError:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+    def _fit_at(
+        self,
+        place: Place,
+        hidden: list[int],
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        incremental: bool,
+        validation_data: Any,
+    ) -> None:
+        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         if not first:
             self._same_home(X, place.home, "partial_fit" if incremental else "fit")
         raw_X, raw_y = X, y
@@ -182,7 +209,6 @@ class BaseMLP(
             self.intercepts_ = [place.to_home(b) for _, b in params]
             if diverged:
                 self._say_why(place, X)
-        return self
 
     def _train(
         self,
@@ -374,11 +400,10 @@ class BaseMLP(
         when = "in the line search" if self.solver == "lbfgs" else f"in epoch {self.n_iter_}"
         what = f"Training diverged {when}: the loss or a parameter was no longer finite"
         if self.early_stopping and self.solver != "lbfgs":
-            warnings.warn(
+            warn(
                 f"{what}. The parameters with the best validation score were kept. "
                 f"{self._advice(place, X)}",
                 ConvergenceWarning,
-                stacklevel=5,
             )
             return
         raise DivergenceError(
@@ -447,7 +472,13 @@ class BaseMLP(
         name = self.dtype or max(_input.float_dtype(X, place.work), dtype_name(self.coefs_[0]))
         activations = layers()
         params = self._params_read(place, name)[: len(activations)]
-        return place, list(_forward.forward(place.work, activations, params, X, name))
+        found = guarded(
+            place.work,
+            lambda: list(_forward.forward(place.work, activations, params, X, name)),
+            lambda: f"predicting {X.shape[0]:,} rows",
+            "the number of rows handed in at a time",
+        )
+        return place, found
 
     def _params_read(self, place: Place, name: str) -> Params:
         """The parameters where the equations run, as they are when they are there already."""
@@ -553,11 +584,9 @@ class BaseMLP(
         try:
             self.__dict__.update(vars(self.to(spec)))
         except (BackendError, TypeError, ValueError) as error:
-            warnings.warn(
+            warn(
                 f"the model was on {spec}, which cannot be used here ({error}); it was loaded to "
                 "NumPy",
-                UserWarning,
-                stacklevel=2,
             )
         self.device = device
 
@@ -568,6 +597,11 @@ class BaseMLP(
 def stochastic_only(est: BaseMLP) -> bool:
     """For ``available_if``: partial_fit is there unless the solver is lbfgs."""
     return est._check_solver()
+
+
+def _length(X: Any) -> int:
+    """How many rows, whatever holds them."""
+    return int(X.shape[0] if hasattr(X, "shape") else len(X))
 
 
 def _take(y: Any, index: HostArray) -> Any:

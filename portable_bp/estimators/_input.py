@@ -4,7 +4,6 @@ rules where they live, and clear refusals where scikit-learn is silently wrong."
 from __future__ import annotations
 
 import numbers
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from portable_bp import checks
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
 from portable_bp.estimators._place import has_dtype, on_host
+from portable_bp.estimators._warn import warn
 
 EXACT = 2**53
 """Integers up to this are exact in float64."""
@@ -57,10 +57,8 @@ def device_features(est: Any, X: Any, backend: Backend, *, reset: bool) -> Any:
         vars(est).pop("feature_names_in_", None)
     else:
         if hasattr(est, "feature_names_in_"):
-            warnings.warn(
+            warn(
                 f"X does not have valid feature names, but {name} was fitted with feature names",
-                UserWarning,
-                stacklevel=2,
             )
         if width != getattr(est, "n_features_in_", width):
             raise ValueError(
@@ -144,7 +142,7 @@ def _no_surprises(X: Any, name: str = "X") -> Any:
         _plain_numbers(name, X)
     elif hasattr(X, "columns") and hasattr(X, "dtypes"):
         for column, dtype in zip(X.columns, list(X.dtypes), strict=True):
-            if str(dtype).lower().startswith(("object", "str", "utf8")):
+            if str(dtype).lower().startswith(("object", "str", "utf8", "cat", "enum")):
                 _plain_numbers(f"{name}[{column!r}]", np.asarray(X[column]))
             elif str(dtype).lower().startswith(("date", "time", "duration")):
                 raise TypeError(f"{name}[{column!r}] holds {dtype}; convert it to numbers first")
@@ -165,11 +163,9 @@ def _plain_numbers(name: str, array: HostArray) -> None:
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and array.size:
         largest = max(abs(int(array.max())), abs(int(array.min())))
         if largest > EXACT:
-            warnings.warn(
+            warn(
                 f"{name} has integers such as {largest} that float64 does not hold exactly; they "
                 "were rounded",
-                UserWarning,
-                stacklevel=4,
             )
 
 
@@ -203,11 +199,10 @@ def _one_column(y: HostArray) -> HostArray:
 
 
 def _column_warning() -> None:
-    warnings.warn(
+    warn(
         "A column-vector y was passed when a 1d array was expected. Please change the shape of y to "
         "(n_samples, ), for example using ravel().",
         DataConversionWarning,
-        stacklevel=4,
     )
 
 
@@ -240,9 +235,7 @@ def batch_rows(batch_size: Any, n: int) -> int:
     if batch_size == "auto":
         return min(200, n)
     if batch_size > n:
-        warnings.warn(
+        warn(
             "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-            UserWarning,
-            stacklevel=5,
         )
     return min(int(batch_size), n)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from portable_bp.equations import losses, network
 from portable_bp.estimators import _forward
 from portable_bp.estimators._place import Place
 from portable_bp.estimators._rows import Rows
+from portable_bp.estimators._warn import warn
 from portable_bp.mlp import MLP
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def minimise(
             options={"maxfun": est.max_fun, "maxiter": est.max_iter, "gtol": est.tol},
         )
     except KeyboardInterrupt:
-        warnings.warn("Training interrupted by user.", UserWarning, stacklevel=5)
+        warn("Training interrupted by user.")
         if latest is None:
             return params
         result = latest
@@ -154,4 +154,4 @@ def _say_why(est: BaseMLP, result: Any) -> None:
         "\nYou might also want to scale the data, for example with "
         "sklearn.preprocessing.StandardScaler."
     )
-    warnings.warn(message, ConvergenceWarning, stacklevel=5)
+    warn(message, ConvergenceWarning)

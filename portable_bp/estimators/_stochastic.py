@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.estimators import _forward
 from portable_bp.estimators._place import Place
 from portable_bp.estimators._rows import Rows
+from portable_bp.estimators._warn import warn
 from portable_bp.mlp import MLP
 from portable_bp.training.step import StepPlan, make_step
 
@@ -205,14 +205,13 @@ class StochasticRun:
                     orders.append(order)
                 reason = self._epochs_end(self._run(orders))
                 if reason == "finished" and self.done == est.max_iter and not self.incremental:
-                    warnings.warn(
+                    warn(
                         f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the "
                         "optimization hasn't converged yet.",
                         ConvergenceWarning,
-                        stacklevel=5,
                     )
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", UserWarning, stacklevel=5)
+            warn("Training interrupted by user.")
             reason = "interrupted"
             self.latest = self.runner.state
         return self._outcome(reason)
