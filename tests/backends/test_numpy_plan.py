@@ -686,3 +686,32 @@ def test_reuse_takes_less_memory() -> None:
         return Plan(graph, State([]), replace(switches, piece=0)).nbytes
 
     assert nbytes(EXACT) < 4 * 50 * 50 * 8 < 20 * 50 * 50 * 8 < nbytes(replace(EXACT, reuse=False))
+
+
+def test_what_is_large_runs_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portable_bp_backends.numpy_plan.runner.LARGE", 64)
+    calls = 0
+
+    def f(xp: Any, a: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return a + 1
+
+    compiled = PlanFunction(numpy().xp, f)
+    for n in (8, 9):
+        for _ in range(4):
+            compiled(np.ones(n))
+    assert calls == 2 + 4
+
+
+def test_extremes_of_many_short_rows() -> None:
+    rng = np.random.default_rng(0)
+    for columns in (2, 3, 10):
+        a = rng.standard_normal((64, columns)).astype("float32")
+        a[3, 1] = np.nan
+        compiled = PlanFunction(
+            numpy().xp,
+            lambda xp, a: (xp.max(a, axis=1), xp.min(a + 1, axis=-1, keepdims=True)),
+        )
+        for _ in range(3):
+            agree(compiled(a), (a.max(1), (a + 1).min(1, keepdims=True)))

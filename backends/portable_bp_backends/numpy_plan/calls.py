@@ -107,10 +107,11 @@ class Calls:
     def _reduction(self, i: int, node: Node, out: Any) -> list[Call]:
         (x,) = node.args
         f, axis = _REDUCTIONS[node.call], node.kwargs.get("axis")
-        if not self._switches.exact and len(x.shape) == 2 and x.dtype == node.dtype:
-            if f is np.add and type(axis) is int and x.dtype.kind == "f":
+        if len(x.shape) == 2 and x.dtype == node.dtype and type(axis) is int:
+            if f is np.add and x.dtype.kind == "f" and not self._switches.exact:
                 return [self._sum_as_product(x, axis, out)]
-            if f is not np.add and axis in (1, -1) and 1 < x.shape[1] <= _SHORT_ROW <= x.shape[0]:
+            short = axis in (1, -1) and 1 < x.shape[1] <= _SHORT_ROW <= x.shape[0]
+            if f is not np.add and short:
                 return self._across_columns(i, f, x, out)
         dtype = None if x.dtype == node.dtype else node.dtype
         rest = f"{self._source.text(axis)}, {self._source.text(dtype)}, {{1}}"
@@ -124,7 +125,7 @@ class Calls:
         return self._call(np.dot, *factors, out.reshape(-1))
 
     def _across_columns(self, i: int, f: Any, x: Node, out: Any) -> list[Call]:
-        """Rewrite: the maxima of many short rows are the maximum of few long columns."""
+        """The maxima of many short rows are the maximum of few long columns."""
         value, out = self.value(x), out.reshape(-1)
         if x.shape[1] == 2 and not isinstance(value, Name):
             return [Call(f"{self._source.name(f)}({{0}}, {{1}}, out={{2}})",

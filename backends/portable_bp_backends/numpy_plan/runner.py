@@ -21,6 +21,9 @@ from portable_bp_backends.numpy_plan.trace import trace_function, trace_step
 KEPT = 16
 """How many plans a runner or a function keeps, of the shapes it met last."""
 
+LARGE = 1 << 23
+"""Bytes of arguments from which on a function runs as it is written."""
+
 T = TypeVar("T")
 
 
@@ -158,8 +161,9 @@ class PlanFunction:
     """``f(xp, *trees)`` as a function of the trees, through a plan for each form of them.
 
     Results are new arrays, with the bits that ``f`` itself gives. Shapes that come for the first
-    time are left to ``f``: what is called once is not worth a plan. Several threads may call it at
-    once; a plan that is in use is out of reach of the others.
+    time are left to ``f``: what is called once is not worth a plan. So is what is large: it does not
+    wait for Python, and a plan would keep its memory. Several threads may call it at once; a plan
+    that is in use is out of reach of the others.
     """
 
     def __init__(self, xp: Namespace, f: Callable[..., Tree]) -> None:
@@ -167,10 +171,10 @@ class PlanFunction:
         self._idle: _Recent[list[Plan]] = _Recent()
 
     def __call__(self, *trees: Tree) -> Tree:
-        arrays = list(leaves(trees))
-        if not all(isinstance(a, np.ndarray) for a in arrays):
+        arrays: list[Any] = []
+        key = _form(trees, arrays)
+        if sum([a.nbytes for a in arrays]) > LARGE:
             return self._f(self._xp, *trees)
-        key = map_leaves(lambda a: (a.shape, a.dtype), trees)
         idle = self._idle.get(key)
         if idle is None:
             self._idle.put(key, [])
@@ -182,6 +186,14 @@ class PlanFunction:
         results = plan.replay(*plan.bind(arrays))
         if len(plan.results) == 1:
             results = (results,)
-        found = map_leaves(lambda position: np.copy(results[position]), plan.form)
+        found = map_leaves(lambda position: results[position].copy(), plan.form)
         idle.append(plan)
         return found
+
+
+def _form(tree: Tree, arrays: list[Any]) -> Any:
+    """The form of a tree with the shapes and dtypes of its leaves, which are appended to ``arrays``."""
+    if isinstance(tree, tuple):
+        return tuple([_form(branch, arrays) for branch in tree])
+    arrays.append(tree)
+    return tree.shape, tree.dtype
