@@ -27,8 +27,8 @@ class Failure(Exception):
     """Something was tried and failed; ends the command with :data:`FAILED`."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised where it comes: ends what Ctrl-C would end."""
+class Terminated(BaseException):
+    """SIGTERM, raised where it comes: nothing is left half done, and nothing more is done."""
 
 
 def run(command: click.Command, arguments: Sequence[str] | None) -> int:
@@ -45,10 +45,12 @@ def run(command: click.Command, arguments: Sequence[str] | None) -> int:
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
-        except (KeyboardInterrupt, click.Abort) as stop:
-            terminated = isinstance(stop, Terminated)
-            say("terminated" if terminated else "interrupted")
-            return TERMINATED if terminated else INTERRUPTED
+        except (KeyboardInterrupt, click.Abort):
+            say("interrupted")
+            return INTERRUPTED
+        except Terminated:
+            say("terminated")
+            return TERMINATED
         except (Failure, DivergenceError, MemoryError) as error:
             say(f"error: {error or 'out of memory'}")
             return FAILED

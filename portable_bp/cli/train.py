@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +111,8 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
         table, o["target"], o["task"], drop=o["drop"], test_share=o["test_share"], seed=o["seed"]
     )
     net = ready.network(o["hidden"], hidden=o["activation"], dropout=o["dropout"], l2=o["l2"])
-    introduce(out, table, ready, backend, why, net)
     parts = ready.parts
+    bar = IntroducedBar(out, partial(introduce, out, table, ready, backend, why, net))
     model = fit(
         net,
         *ready.part(parts.train),
@@ -120,7 +122,7 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
         batch_size=o["batch_size"],
         epochs=o["epochs"],
         early_stopping=o["early_stopping"],
-        callbacks=[ProgressBar(out)],
+        callbacks=[bar],
         backend=backend,
         dtype=o["dtype"],
         seed=o["seed"],
@@ -164,6 +166,19 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
     if code:
         shell.say(f"{model.stopped}; {o['output']} is the best model so far")
     return code
+
+
+class IntroducedBar(ProgressBar):
+    """A progress bar below an introduction: both come when everything has been found in order."""
+
+    def __init__(self, console: Console, introduction: Callable[[], None]) -> None:
+        super().__init__(console)
+        self._introduction = introduction
+
+    def begin(self, net: MLP, epochs: int) -> None:
+        """Introduce, and show the empty bar."""
+        self._introduction()
+        super().begin(net, epochs)
 
 
 def choose(spec: str, context: click.Context) -> tuple[Backend, str]:
