@@ -112,6 +112,8 @@ class GraphRunner:
     why.
     """
 
+    unroll = UNROLL
+
     def __init__(self, backend: Backend, step: Step, state: Tree, recorder: Recorder) -> None:
         self._backend, self._step, self._recorder = backend, step, recorder
         with backend.scope(), recorder.inside():
@@ -159,16 +161,17 @@ class GraphRunner:
         with recorder.inside():
             program = self._program(steps, data, order, table)
             # All graphs of the run first: once a step is done there is no way back to eager.
-            lengths = {l for size in self._windows(steps, program) for l in _lengths(size)}
+            windows = self._windows(steps, program)
+            lengths = {length for size in windows for length in _launches(size, self.unroll)}
             for length in sorted(lengths - program.graphs.keys()):
                 self._record(program, length, order, table)
             losses = map_leaves(lambda l: recorder.empty((steps, *l.shape[1:]), l), program.losses)
             first = 0
-            for size in self._windows(steps, program):
+            for size in windows:
                 now = slice(first, first + size)
                 self._fill(program, now, order, table)
-                for length in _lengths(size):
-                    for _ in range(size // length if length > 1 else size % UNROLL):
+                for length, times in _launches(size, self.unroll).items():
+                    for _ in range(times):
                         program.graphs[length]()
                 map_leaves(
                     lambda to, l, now=now, size=size: recorder.assign(to[now], l[:size]),
@@ -348,13 +351,14 @@ class GraphRunner:
         return body
 
 
-def _lengths(steps: int) -> list[int]:
-    """The graphs that so many steps are made of.
+def _launches(steps: int, unroll: int) -> dict[int, int]:
+    """Which graphs, by their number of steps, are launched how often.
 
-    >>> _lengths(40), _lengths(32), _lengths(3)
-    ([16, 1], [16], [1])
+    >>> _launches(40, 16), _launches(32, 16), _launches(3, 16), _launches(3, 1)
+    ({16: 2, 1: 8}, {16: 2}, {1: 3}, {1: 3})
     """
-    return [UNROLL] * (steps >= UNROLL) + [1] * (steps % UNROLL > 0)
+    whole, rest = divmod(steps, unroll)
+    return {l: n for l, n in ((unroll, whole), (1, rest)) if n}
 
 
 def _cut(table: tuple[HostArray, ...], now: slice) -> tuple[HostArray, ...]:

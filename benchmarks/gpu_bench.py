@@ -1,0 +1,331 @@
+"""Training on one GPU, ours and others', in one process: proved against float64, then timed in turn.
+
+``python -m benchmarks.gpu_evidence --part bench`` runs it and keeps the record.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from benchmarks.candidates import Ours, Training, ours
+from benchmarks.cases import Case, HostArray, distance, reference
+from benchmarks.peers import JaxScan, _sequential
+from benchmarks.race import Entry, ratio
+from portable_bp.backend import Backend
+from portable_bp.registry import available_backends
+
+CASES = (
+    Case((8, 16, 2), 32, 8192),
+    Case((64, 100, 10), 200, 51200),
+    Case((784, 256, 128, 10), 128, 32768),
+    Case((784, 2048, 2048, 10), 1024, 65536),
+)
+
+ROUNDS = 7
+
+ROUGH = 0.3
+"""What the error of a candidate with TF32 may be: see ``TOLERANCES``; Adam turns the signs of the
+smallest gradients into whole steps."""
+
+Make = Callable[[Case], Training]
+
+
+class OnDevice(Ours):
+    """Ours on a backend object, with whatever it was asked for."""
+
+    tolerated: ClassVar[float | None] = None
+    unroll: ClassVar[int | None] = None
+    around: ClassVar[Callable[[], AbstractContextManager[Any]]] = nullcontext
+
+    def __init__(self, case: Case) -> None:
+        with type(self).around():
+            super().__init__(case)
+        self.tolerance = self.tolerated or self.tolerance
+        if self.unroll is not None:
+            self.runner.unroll = self.unroll
+
+    def epoch(self, order: HostArray) -> float:
+        with type(self).around():
+            return super().epoch(order)
+
+
+def on(backend: Backend, *, compiled: bool = True, **options: Any) -> type[OnDevice]:
+    return type("OnDevice", (OnDevice,), {"spec": backend, "compiled": compiled, **options})
+
+
+class TorchModule(Training):
+    """``nn.Sequential``, autograd and the fused optimiser on the GPU; the order lies there too."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        import torch
+
+        self.torch = torch
+        self.model = _sequential(case).to("cuda")
+        self.entropy = torch.nn.CrossEntropyLoss()
+        make = {"adam": partial(torch.optim.Adam, capturable=True), "sgd": torch.optim.SGD}
+        self.optimizer = make[case.optimizer](self.model.parameters(), lr=case.rate, fused=True)
+        self.x = torch.from_numpy(self.data.x).to("cuda")
+        self.y = torch.from_numpy(self.data.labels).to("cuda")
+        self.order = torch.zeros((case.steps, case.batch), dtype=torch.int64, device="cuda")
+        self.at = torch.zeros(1, dtype=torch.int64, device="cuda")
+        self.loss = torch.zeros((), device="cuda")
+
+    def step(self) -> None:
+        rows = self.order.index_select(0, self.at)[0]
+        self.optimizer.zero_grad(set_to_none=True)
+        x, y = self.x.index_select(0, rows), self.y.index_select(0, rows)
+        loss = self.entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        self.loss.copy_(loss.detach())
+        self.at.add_(1)
+
+    def epoch(self, order: HostArray) -> float:
+        self.order[: len(order)].copy_(self.torch.from_numpy(order))
+        self.at.zero_()
+        step = self.step
+        for _ in order:
+            step()
+        return float(self.loss)
+
+    def params(self) -> Any:
+        layers = [m for m in self.model if hasattr(m, "weight")]
+        return [(m.weight.detach().cpu().numpy().T, m.bias.detach().cpu().numpy()) for m in layers]
+
+
+class TorchModuleGraph(TorchModule):
+    """The same step in a CUDA graph, as PyTorch's documentation captures a whole network."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        torch = self.torch
+        before = {k: v.clone() for k, v in self.model.state_dict().items()}
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.step()
+                self.at.zero_()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(graph):
+            super().step()
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                value.copy_(before[name])
+            for slots in self.optimizer.state.values():
+                for value in slots.values():
+                    value.zero_()
+        self.graph = graph
+        self.step = graph.replay  # type: ignore[method-assign]
+
+
+class JaxScanHere(JaxScan):
+    """``lax.scan`` over the epoch with float32 products, not JAX's own default on a GPU."""
+
+    def epoch(self, order: HostArray) -> float:
+        with self.jax.default_matmul_precision("highest"):
+            return super().epoch(order)
+
+
+class GpuFloor(Training):
+    """The products of matrices alone, in a CUDA graph: z, dW, and the deltas of hidden layers."""
+
+    backend: ClassVar[Any]
+    rough: ClassVar[bool] = False
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        from portable_bp_backends.cupy_graph import CupyRecorder
+
+        self.tolerance = 1e-2 if self.rough else 1e-5
+        rng, backend = np.random.default_rng(1), self.backend
+
+        def random(*shape: int) -> Any:
+            return backend.asarray(rng.standard_normal(shape, dtype=np.float32))
+
+        self.pairs = []
+        for l, (i, o) in enumerate(zip(case.sizes, case.sizes[1:], strict=False)):
+            a, W, delta = random(case.batch, i), random(i, o), random(case.batch, o)
+            self.pairs += [(a, W), (a.T, delta)] + [(delta, W.T)] * (l > 0)
+        with backend.scope():
+            self.recorder = CupyRecorder()
+            with self.recorder.inside():
+                self.launch = self.recorder.record(self.products)
+
+    def products(self) -> None:
+        for a, b in self.pairs:
+            self.backend.xp.matmul(a, b)
+
+    def error(self, expected: HostArray) -> float:
+        worst = 0.0
+        with self.backend.scope():
+            for a, b in self.pairs:
+                exact = np.dot(*(self.backend.to_numpy(m).astype("float64") for m in (a, b)))
+                found = self.backend.to_numpy(self.backend.xp.matmul(a, b))
+                worst = max(worst, distance(found, exact))
+        return worst
+
+    def epoch(self, order: HostArray) -> float:
+        launch = self.launch
+        for _ in order:
+            launch()
+        self.recorder.synchronize()
+        return 0.0
+
+    def params(self) -> Any:
+        raise NotImplementedError("the floor trains nothing")
+
+
+def candidates() -> dict[str, Make]:
+    """Those that this machine can run: on its first GPU."""
+    there = available_backends()
+    found: dict[str, Make] = {}
+    if "cupy:0" in there:
+        from portable_bp_backends.cupy_backend import CupyBackend
+
+        fused, rough = CupyBackend(0), CupyBackend(0, tf32=True)
+        found |= {
+            "ours cupy, as written": on(CupyBackend(0, fuse=False), compiled=False),
+            "ours cupy, fused": on(fused, compiled=False),
+            "ours cupy, step by step": on(fused, unroll=1),
+            "ours cupy": on(fused),
+            "ours cupy, TF32": on(rough, tolerated=ROUGH),
+            "floor": type("Floor", (GpuFloor,), {"backend": fused}),
+            "floor, TF32": type("Floor", (GpuFloor,), {"backend": rough, "rough": True}),
+        }
+    if "torch:cuda:0" in there:
+        from portable_bp_backends.torch_backend import TorchBackend
+
+        plain = TorchBackend("cuda:0")
+        found |= {
+            "ours torch, as written": on(plain, compiled=False),
+            "ours torch": on(plain),
+            "ours torch, TF32": on(plain, tolerated=ROUGH, around=torch_tf32),
+            "ours torch, inductor": on(TorchBackend("cuda:0", inductor=True)),
+            "torch eager": TorchModule,
+            "torch graph": TorchModuleGraph,
+        }
+    if any(spec.startswith("jax:gpu") for spec in there):
+        found |= {"ours jax": ours("jax:gpu"), "jax scan": JaxScanHere}
+    return found
+
+
+def rehearsal() -> dict[str, Make]:
+    """Candidates that need no GPU, to see that everything runs."""
+    found = {"ours numpy, as written": ours("numpy", as_written=True), "ours numpy": ours("numpy")}
+    return found | ({"ours torch": ours("torch")} if importlib.util.find_spec("torch") else {})
+
+
+@contextmanager
+def torch_tf32() -> Iterator[None]:
+    """PyTorch's own switch, for as long as this lasts."""
+    import torch
+
+    switch = torch.backends.cuda.matmul
+    before, switch.allow_tf32 = switch.allow_tf32, True
+    try:
+        yield
+    finally:
+        switch.allow_tf32 = before
+
+
+def compare(
+    case: Case, makers: Mapping[str, Make], rounds: int = ROUNDS, seconds: float = 0.05
+) -> Entry:
+    """An entry as :mod:`benchmarks.race` has it: each candidate proved, then timed in turn."""
+    expected = reference(case)
+    found: dict[str, Any] = {}
+    ready: dict[str, Training] = {}
+    for name, make in makers.items():
+        began = time.perf_counter()
+        try:
+            candidate = make(case)
+            error = candidate.error(expected)
+            if not error <= candidate.tolerance:
+                raise ValueError(f"{error:.2g} away from float64, over {candidate.tolerance:g}")
+            candidate.run(1)
+        except Exception as failure:  # one that cannot run must not end the others
+            found[name] = {"refused": f"{type(failure).__name__}: {failure}"[:2000]}
+            _free()
+            continue
+        ready[name] = candidate
+        found[name] = {
+            "error": float(f"{error:.2g}"),
+            "tolerance": candidate.tolerance,
+            "ready_s": round(time.perf_counter() - began, 2),
+            "us": [],
+        }
+    names = list(ready)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)] if names else ():
+            found[name]["us"].append(float(f"{_per_step(ready[name], seconds) * 1e6:.5g}"))
+    ready.clear()
+    _free()
+    return {"name": case.name, "case": asdict(case), "candidates": found}
+
+
+def _per_step(candidate: Training, seconds: float) -> float:
+    """Wall-clock time, which is what the host's part is in: every run ends with a read."""
+    once = _timed(candidate, 1)  # caches and clocks, after the others
+    rounds = max(1, math.ceil(seconds / once))
+    return _timed(candidate, rounds) / (rounds * candidate.steps)
+
+
+def _timed(candidate: Training, rounds: int) -> float:
+    began = time.perf_counter()
+    last = candidate.run(rounds)
+    took = time.perf_counter() - began
+    if not math.isfinite(last):
+        raise ValueError(f"the last number is {last}")
+    return took
+
+
+def _free() -> None:
+    """What the last candidate held goes back to the device."""
+    gc.collect()
+    if "cupy" in sys.modules and "cupy:0" in available_backends():
+        sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+MIDDLE, LARGE = "784-256-128-10 B128", "784-2048-2048-10 B1024"
+
+TARGETS = (
+    # (network, candidate, other): the candidate's time over the other's is at most the limit.
+    (MIDDLE, "ours cupy", "ours cupy, as written", 1 / 20),
+    (MIDDLE, "ours cupy", "torch eager", 1 / 5),
+    ("", "ours cupy", "torch graph", 1.3),
+    (LARGE, "ours cupy", "floor", 1.3),
+    (LARGE, "ours cupy, TF32", "ours cupy", 1 / 2.5),
+)
+
+
+def targets(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Each target with the ratio that was found; None where one of the two was not timed."""
+    rows = []
+    for network, name, other, limit in TARGETS:
+        for entry in entries:
+            if network in entry["name"]:
+                found = ratio(entry, name, other)
+                value = None if found is None else float(f"{found[0]:.3g}")
+                rows.append({
+                    "case": entry["name"], "candidate": name, "over": other,
+                    "limit": limit, "found": value, "met": None if value is None else value <= limit,
+                })  # fmt: skip
+    return rows

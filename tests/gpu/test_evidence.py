@@ -1,0 +1,118 @@
+"""The evidence script runs from end to end, writes nothing without a GPU; README shows its record."""
+
+import json
+
+import pytest
+
+from benchmarks import gpu_bench, gpu_evidence, gpu_record, tables
+from benchmarks.cases import Case
+
+README = gpu_record.ROOT / "README.md"
+PAGE = gpu_record.ROOT / "docs" / "gpu.md"
+
+
+def between(text, name):
+    return text.split(f"<!-- {name}:begin -->\n")[1].split(f"\n<!-- {name}:end -->")[0]
+
+
+def test_readme_says_what_the_record_says():
+    record = gpu_record.load()
+    assert between(README.read_text(), "devices") == gpu_record.devices(record)
+    assert f"**{gpu_record.status(record)}**" in README.read_text()
+    assert between(PAGE.read_text(), "record") == gpu_record.report(record)
+
+
+@pytest.fixture
+def record():
+    """As a GPU would write it."""
+    timed = {"error": 0.0, "tolerance": 1.0, "ready_s": 0.1}
+    names = ("ours cupy", "torch graph", "ours cupy, as written", "torch eager", "floor")
+    us = dict(zip(names, (10.0, 20.0, 300.0, 45.0, 9.0), strict=True))
+    case = gpu_bench.CASES[2]
+    entry = {
+        "name": case.name,
+        "case": {"sizes": case.sizes, "batch": case.batch, "rows": case.rows, "optimizer": "adam"},
+        "candidates": {n: {**timed, "us": [u, u]} for n, u in us.items()},
+    }
+    suite = {
+        "backend": "cupy:0", "tf32": False, "agrees": True, "comparisons": 9, "seconds": 1.0,
+        "worst": [{"what": "gradient", "error": 4.0, "tolerance": 32.0}],
+    }  # fmt: skip
+    return {
+        "gpu": "Some GPU", "driver": "1", "devices": 1, "date": "2026-01-02", "versions": {"a": "1"},
+        "sources": gpu_record.sources(), "suite": [suite],
+        "tests": {"passed": 3, "skipped": 1, "failures": []},
+        "timings": [entry], "targets": gpu_bench.targets([entry]),
+    }  # fmt: skip
+
+
+def test_the_tables_of_a_record(record):
+    table = gpu_record.devices(record)
+    assert "agrees: 9 comparisons on Some GPU, 2026-01-02" in table
+    assert "**current**" in table
+    assert "never run" in table  # torch and jax are not in it
+    text = gpu_record.report(record)
+    assert "gradient: 4.0 u of 32.0 u" in text
+    met = {(t["candidate"], t["over"]): t["met"] for t in record["targets"]}
+    assert met == {
+        ("ours cupy", "ours cupy, as written"): True,
+        ("ours cupy", "torch eager"): False,
+        ("ours cupy", "torch graph"): True,
+    }
+    record["suite"][0]["agrees"] = False
+    assert "DISAGREES" in gpu_record.devices(record)
+
+
+@pytest.mark.parametrize("part", gpu_record.sources())
+def test_a_record_of_other_code_is_told(record, part):
+    assert gpu_record.status(record) == "current"
+    record["sources"][part] = "other"
+    assert "**older than the code**" in gpu_record.devices(record)
+
+
+def test_without_a_gpu_nothing_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu_evidence, "gpus", list)
+    kept = tmp_path / "gpu.json"
+    kept.write_text("as it was")
+    assert gpu_evidence.main(["--output", str(kept)]) == 2
+    assert kept.read_text() == "as it was"
+    assert "no record is written" in capsys.readouterr().out
+
+
+def test_parts_are_put_together_while_gpu_and_code_stay(tmp_path, record):
+    path, cards = tmp_path / "gpu.json", [("Some GPU", "1")]
+    gpu_evidence.write({**record, "versions": gpu_evidence.versions()}, path)
+    assert gpu_evidence.started(path, cards)["suite"] == record["suite"]
+    assert "suite" not in gpu_evidence.started(path, [("Another GPU", "1")])
+    other = json.loads(path.read_text())
+    other["sources"]["equations"] = "other"
+    gpu_evidence.write(other, path)
+    assert "suite" not in gpu_evidence.started(path, cards)
+
+
+def test_a_dry_run_goes_through_every_part(tmp_path, capsys):
+    path = tmp_path / "gpu.json"
+    assert gpu_evidence.main(["--dry-run", "--output", str(path)]) == 0
+    said = capsys.readouterr().out
+    for part in ("numpy: all", "torch: all", "passed in", "ours numpy, as written"):
+        assert part in said
+    assert not path.exists()
+
+
+def test_a_candidate_that_is_wrong_or_fails_is_refused_and_the_others_are_timed():
+    good = gpu_bench.rehearsal()["ours numpy"]
+
+    class Wrong(good):
+        def error(self, expected):
+            return 0.5
+
+    def failing(case):
+        raise RuntimeError("no such kernel")
+
+    makers = {"wrong": Wrong, "failing": failing, "good": good}
+    entry = gpu_bench.compare(Case((8, 16, 2), 32, 256), makers, rounds=2, seconds=0.0)
+    found = entry["candidates"]
+    assert "0.5 away from float64" in found["wrong"]["refused"]
+    assert "no such kernel" in found["failing"]["refused"]
+    assert len(found["good"]["us"]) == 2
+    assert "good" in tables.speeds([entry]).markdown()
