@@ -16,7 +16,7 @@ import math
 ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53, "tf32": 2.0**-11}
 """u: half the spacing of the numbers next to 1. TF32 keeps 10 bits of each factor of a product."""
 
-ELEMENTWISE = 16.0
+ELEMENTWISE = 32.0
 """Per entry, relative to ``max(1, |f|) (1 + |z|)``. A formula of ten or so operations and a library
 function or two, each good to 5 u (the worst seen in ``exp``, ``tanh`` and ``log1p``). What 1 + tanh
 or 1 - tanh^2 cancels, z multiplies: hence 1 + |z|, for the tanh form of GELU 1 + |z u'(z)|."""
@@ -30,7 +30,7 @@ outputs in the same way. The roundings of a sum are independent, so that the pro
 sums of K terms, are far too large: they would hide a wrong formula. See :func:`generic`."""
 
 PER_LAYER = 12.0
-"""Each layer passes on what the one before has lost, and adds 1 u (32 units) to 4 u (1024) to it."""
+"""Each layer passes on what the one before has lost, and adds some 2 u to it."""
 
 TRAINED = 128.0
 """The same part of the way to a minimum: the gradient is then a small sum of numbers that nearly
