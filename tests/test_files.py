@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,19 +45,6 @@ OTHER: Contents = ({"W": np.float32([4, 5, 6]), "n": np.int64(7).reshape(())}, {
 
 
 # -------------------------------------------------------------------------------- means
-
-
-@pytest.fixture
-def report(request: pytest.FixtureRequest) -> Report:
-    """Count what became of each fault, keep the figures for the docs, and allow no wrong one."""
-
-    def record(fault: str, outcomes: Iterable[str]) -> None:
-        count = Counter(outcomes)
-        request.node.user_properties.append(("figures", [fault, dict(count)]))
-        assert count.total() > 0
-        assert set(count) <= {"whole", "refused"}, count
-
-    return record
 
 
 def same(a: Contents, b: Contents) -> bool:

@@ -225,6 +225,7 @@ def fit(
                 net, where, name, make_step(plan), optimizer, schedule, feed, weights, test, batch,
                 epochs, shuffle, seed, watchers, early, state, compile,
                 deadline=math.inf if max_time is None else began + max_time,
+                clipped=clip_norm is not None,
             )  # fmt: skip
             if checkpoint is not None:
                 from portable_bp.checkpoints import CheckpointDirectory
@@ -293,6 +294,8 @@ class _Run:
     state: Tree
     compile: bool
     deadline: float
+    clipped: bool
+    """Whether the norm of the gradient is bounded."""
     identity: dict[str, Any] = field(default_factory=dict)
 
     epoch: int = 0
@@ -575,7 +578,7 @@ class _Run:
         self.epoch, self.in_epoch, self.steps = at.epoch, at.in_epoch, at.steps
         replay, before = EagerRunner(backend, self.step, at.state), at.state[0]
         where = f"after epoch {at.epoch}"
-        advice = f"Lower learning_rate (now {self.rates(end - 1, end)[0]:g}), or set clip_norm=1"
+        advice = f"Lower learning_rate (now {self.rates(end - 1, end)[0]:g})"
         for piece in self.replayed(end):
             loss = replay.run(piece.arrays, piece.order, self.table(1))
             after = replay.state[0]
@@ -585,12 +588,16 @@ class _Run:
                     f"in epoch {self.epoch + 1}, step {self.in_epoch + 1} of {self.per_epoch} "
                     f"({divergence.first_overflow(self.net, backend, before, after, x)})"
                 )
-                advice = divergence.hint(backend, x, y, self.rates(self.steps, self.steps + 1)[0])
+                layer = divergence.overflowing_layer(self.net, backend, before, x)
+                advice = divergence.hint(
+                    self.net, backend, x, y, self.rates(self.steps, self.steps + 1)[0],
+                    clipped=self.clipped,
+                    untrained=self.steps == 0 and layer is not None,
+                )  # fmt: skip
                 break
             before = after
         raise DivergenceError(
-            f"training diverged {where}: the loss or a parameter is not finite. {advice}. The "
-            "error's attribute model has the last finite parameters",
+            f"training diverged {where}: the loss or a parameter is not finite. {advice}",
             Model(self.net, before, backend, self.history, "diverged"),
         )
 

@@ -52,7 +52,8 @@ class Model:
     history : History
         One entry per epoch: ``history["loss"]``, ``history["validation_loss"]``, ...
     stopped : str
-        Why training ended: ``"finished"``, ``"callback"``, ``"time"`` or ``"interrupted"``.
+        Why training ended: ``"finished"``, ``"callback"``, ``"time"``, ``"interrupted"``,
+        ``"terminated"`` (by SIGTERM or SIGUSR1) or ``"diverged"``.
     best_epoch : int or None
         The epoch (from 1) that the parameters are of, when the best ones were restored.
     """
