@@ -377,3 +377,12 @@ def test_integer_and_one_hot_labels_agree():
     for pair, other in zip(a[1], b[1], strict=True):
         for g, h in zip(pair, other, strict=True):
             np.testing.assert_array_equal(g, h)
+
+
+def test_the_slope_of_a_penalty_is_zero_at_zero():
+    """|w| has its kink there: sign(0) = 0 leaves a weight that is zero in peace."""
+    net = portable_bp.MLP([2, 1], l1=0.5, l2=0.25)
+    W = np.array([[0.0], [-2.0]])
+    loss, ((dW, db),) = net.loss_and_gradients(((W, np.zeros(1)),), np.zeros((1, 2)), [0.0])
+    assert float(loss) == 0.5 * 2 + 0.25 * 4 / 2
+    assert (dW.ravel().tolist(), db.tolist()) == ([0.0, -0.5 - 0.25 * 2], [0.0])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import portable_bp
+from portable_bp import host
 from portable_bp.equations import initializers, optimizers, schedules
 
 XP = portable_bp.get_backend("numpy").xp
@@ -133,6 +134,80 @@ def test_reduce_on_plateau_equals_that_of_torch():
         state = ours.observe(state, loss)
         assert state[0] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
     assert state[0] < 0.5
+
+
+def torch_training(net, params, x, y, weights, optimizer, scheduler, batch_size, epochs, seed):
+    """Parameters and the losses of the epochs, by autograd and torch.optim, batch by batch."""
+    tensors = [torch.nn.Parameter(torch.tensor(p)) for pair in params for p in pair]
+    steps = math.ceil(len(x) / batch_size)
+    descent = optimizer(tensors)
+    schedule = scheduler(descent, steps * epochs)
+    plateau = isinstance(schedule, LR.ReduceLROnPlateau)
+    x, y, weights = (torch.tensor(a) for a in (x, y, weights))
+    history = []
+    for epoch in range(epochs):
+        order = torch.tensor(host.permutation(len(x), seed, host.SHUFFLE, epoch))
+        losses, sizes = [], []
+        for rows in order.split(batch_size):
+            a = x[rows]
+            for W, b in zip(tensors[:-2:2], tensors[1:-2:2], strict=True):
+                a = torch.tanh(a @ W + b)
+            z = a @ tensors[-2] + tensors[-1]
+            terms = torch.nn.functional.cross_entropy(z, y[rows], reduction="none")
+            loss = (terms * weights[rows]).sum() / weights[rows].sum()
+            loss = loss + sum(
+                net.l1 * W.abs().sum() + net.l2 / 2 * (W**2).sum() for W in tensors[::2]
+            )
+            descent.zero_grad()
+            loss.backward()
+            descent.step()
+            if not plateau:
+                schedule.step()
+            losses.append(loss.item())
+            sizes.append(weights[rows].sum().item())
+        history.append(np.average(losses, weights=sizes))
+        if plateau:
+            schedule.step(history[-1])
+    return [t.detach().numpy() for t in tensors], history
+
+
+WHOLE_RUNS = {
+    "sgd": ("cosine", lambda o, n: LR.CosineAnnealingLR(o, n)),
+    "adam": ("one_cycle", lambda o, n: LR.OneCycleLR(o, 0.05, n, cycle_momentum=False)),
+    "adamw": ("exponential", lambda o, n: LR.ExponentialLR(o, 0.999)),
+    "rmsprop": ("linear_warmup", lambda o, n: LR.LinearLR(o, 0.01, total_iters=99)),
+    "adagrad": ("inverse_scaling", lambda o, n: LR.LambdaLR(o, lambda t: (t + 1) ** -0.5)),
+    "momentum": ("constant", lambda o, n: LR.ConstantLR(o, factor=1.0)),
+    "nesterov": ("step", lambda o, n: LR.StepLR(o, 1000, 0.1)),
+}
+
+
+@pytest.mark.parametrize("schedule", ["of its own", "reduce_on_plateau"])
+@pytest.mark.parametrize("name", WHOLE_RUNS)
+def test_whole_runs_equal_those_of_torch(name, schedule):
+    """Order of the rows, a smaller last batch, weights, penalties, rates: all of training."""
+    rule, scheduler = WHOLE_RUNS[name]
+    rates = schedules.SCHEDULES[rule](0.05)
+    if schedule == "reduce_on_plateau":
+        if name in ("momentum", "nesterov"):
+            pytest.skip("torch applies a rate that changes to the velocity instead")
+        rates = schedules.ReduceOnPlateau(0.05, patience=1, threshold=0.2)
+        scheduler = lambda o, n: LR.ReduceLROnPlateau(o, patience=1, threshold=0.2)  # noqa: E731
+    rng = np.random.default_rng(5)
+    x, y, weights = rng.normal(size=(22, 4)), rng.integers(0, 3, 22), rng.uniform(0.5, 2, 22)
+    net = portable_bp.MLP([4, 6, 3], "tanh", "softmax_cross_entropy", l1=1e-3, l2=1e-2)
+    params = net.init(1, dtype="float64")
+    ours, optimizer = PEERS[name]
+    model = portable_bp.fit(
+        net, x, y, sample_weight=weights, params=params, optimizer=ours, batch_size=8, epochs=20,
+        learning_rate=rates, dtype="float64", seed=9,
+    )  # fmt: skip
+    wanted, history = torch_training(net, params, x, y, weights, optimizer, scheduler, 8, 20, 9)
+    np.testing.assert_allclose(model.history["loss"], history, rtol=1e-10)
+    if schedule == "reduce_on_plateau":
+        assert model.history["learning_rate"][-1] < 0.05
+    for p, t in zip((p for pair in model.params for p in pair), wanted, strict=True):
+        np.testing.assert_allclose(p, t, rtol=1e-8, atol=1e-10)
 
 
 def test_every_schedule_is_positive_over_its_run():
