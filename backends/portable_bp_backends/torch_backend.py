@@ -13,6 +13,20 @@ from portable_bp.backend import Backend, Runner, extend
 from portable_bp_backends._host import native_copy
 
 
+def _kernels(torch: Any) -> dict[str, Callable[..., Any]]:
+    """What PyTorch computes in fewer passes over memory than the formula as it is written."""
+
+    def adam(g: Any, m: Any, v: Any, p: Any, alpha: Any, eps: Any, beta1: Any, beta2: Any) -> Any:
+        m = torch.lerp(m, g, 1 - beta1)
+        v = torch.addcmul(beta2 * v, g, g, value=1 - beta2)
+        return torch.addcmul(p, alpha, m / (torch.sqrt(v) + eps), value=-1), m, v
+
+    def d_relu(z: Any, a: Any) -> Any:
+        return torch.sign(a)  # a = max(z, 0) is never negative
+
+    return {"erfc": torch.special.erfc, "_adam": adam, "d_relu": d_relu}
+
+
 def _sign(torch: Any, x: Any) -> Any:
     """The standard's sign, NaN for NaN: array_api_compat's writes in place, by a mask that a CUDA
     device has to send to the host."""
@@ -44,7 +58,7 @@ class TorchBackend(Backend):
         import torch
 
         self._torch, self._inductor = torch, inductor
-        kernels: dict[str, Callable[..., Any]] = {"erfc": torch.special.erfc}
+        kernels = _kernels(torch)
         self.xp = extend(array_api_compat.torch, lambda group: kernels.get(group.__name__))
         self.xp.__dict__["sign"] = partial(_sign, torch)
         self.device = torch.device(device)

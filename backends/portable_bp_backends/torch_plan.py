@@ -31,6 +31,9 @@ _CONSTANT = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "n
 # which PyTorch does in every call, takes longer than the kernel itself on a small operand.
 _TAKES_NUMBERS = ("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")
 
+KEPT = 16
+"""How many plans a runner keeps, of the shapes it met last."""
+
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """A function with its arguments and keywords."""
 
@@ -118,6 +121,8 @@ def _ways(kernel: Any, args: tuple[Any, ...]) -> Iterator[tuple[Callable[..., An
     name = _name(kernel)
     if name == "rsub":  # a - b written the other way round, without out=
         name, args = "sub", (args[1], args[0], *args[2:])
+    if name == "sum" and len(args) == 1:
+        args = (*args, None)  # over all axes: the form that takes out=
     if name in ("_to_copy", "clone"):
         yield _copy, args[:1]
     function = getattr(torch, name, None)
@@ -161,6 +166,14 @@ class Plan:
     batch: tuple[Any, ...]
     now: tuple[Any, ...]
     loss: Tree
+
+    def replay(self) -> None:
+        for function, args, kwargs in self.calls:
+            function(*args, **kwargs)
+
+    def reads(self, t: Tensor) -> bool:
+        """Whether a call reads the tensor."""
+        return any(_memory(t) == _memory(o) for _, *given, _ in self.calls for o in _tensors(given))
 
 
 class _Planner:
@@ -333,11 +346,16 @@ class PlanRunner:
             rows = rows.unbind()
         plan = self._plan(data, rows, columns)
         losses = map_leaves(lambda t: t.new_empty((steps, *t.shape)), plan.loss)
+        numbers = [(t, c) for t, c in zip(plan.now, columns, strict=True) if plan.reads(t)]
+        kept = [(to.unbind(), t) for to, t in zip(*map(leaves, (losses, plan.loss)), strict=True)]
         for i in range(steps):
-            _fill(plan, i, data, rows, columns)
-            for function, args, kwargs in plan.calls:
-                function(*args, **kwargs)
-            map_leaves(lambda to, t, i=i: to[i].copy_(t), losses, plan.loss)
+            if rows is not None:
+                _gather(data, rows[i], plan.batch)
+            for t, column in numbers:
+                t.copy_(column[i])
+            plan.replay()
+            for to, t in kept:
+                to[i].copy_(t)
         return losses
 
     def _plan(self, data: Any, rows: Any, columns: Any) -> Plan:
@@ -345,16 +363,16 @@ class PlanRunner:
         n = None if rows is None else rows[0].shape[0]
         forms = tuple((d.dtype, d.shape if n is None else (n, *d.shape[1:])) for d in data)
         key = (n, forms, tuple(column[0].dtype for column in columns))
-        plan = self._plans.get(key)
+        plan = self._plans.pop(key, None)
         # Without an order a plan reads the data where they lie.
         if plan and (rows or all(a is b for a, b in zip(plan.batch, data, strict=True))):
+            self._plans[key] = plan  # the latest
             return plan
         batch = data
         if rows is not None:
             batch = tuple(torch.empty(shape, dtype=dtype) for dtype, shape in forms)
-        now = tuple(torch.empty_like(column[0]) for column in columns)
-        plan = Plan([], batch, now, ())
-        _fill(plan, 0, data, rows, columns)
+            _gather(data, rows[0], batch)
+        now = tuple(column[0].clone() for column in columns)
         with _Recorder() as recorder:
             recorded = self._step(self._backend.xp, self._state, (*batch, now))
         after, loss = (tuple(leaves(tree)) for tree in recorded)
@@ -363,6 +381,8 @@ class PlanRunner:
         plan = Plan(planner.calls, batch, now, map_leaves(lambda _: next(held), recorded[1]))
         self._verify(plan, recorded)
         self._plans[key] = plan
+        if len(self._plans) > KEPT:
+            del self._plans[next(iter(self._plans))]
         return plan
 
     def _verify(self, plan: Plan, recorded: Tree) -> None:
@@ -370,8 +390,7 @@ class PlanRunner:
         # Copies: a step may hand on a tensor of its old state, which the replay overwrites.
         before, wanted = map_leaves(self._backend.copy, (self._state, recorded))
         try:
-            for function, args, kwargs in plan.calls:
-                function(*args, **kwargs)
+            plan.replay()
             found = leaves((self._state, plan.loss))
             if not all(map(same_bits, found, leaves(wanted))):
                 raise CannotPlan("its replay gives other bits than the step itself")
@@ -379,10 +398,6 @@ class PlanRunner:
             map_leaves(lambda target, source: target.copy_(source), self._state, before)
 
 
-def _fill(plan: Plan, i: int, data: Any, rows: Any, columns: Any) -> None:
-    """Put the rows and the numbers of step ``i`` where the plan reads them."""
-    if rows is not None:
-        for source, target in zip(data, plan.batch, strict=True):
-            torch.index_select(source, 0, rows[i], out=target)
-    for column, number in zip(columns, plan.now, strict=True):
-        number.copy_(column[i])
+def _gather(data: Any, rows: Tensor, batch: Any) -> None:
+    for source, target in zip(data, batch, strict=True):
+        torch.index_select(source, 0, rows, out=target)
