@@ -192,7 +192,7 @@ def test_whole_runs_equal_those_of_torch(name, schedule):
         if name in ("momentum", "nesterov"):
             pytest.skip("torch applies a rate that changes to the velocity instead")
         rates = schedules.ReduceOnPlateau(0.05, patience=1, threshold=0.2)
-        scheduler = lambda o, n: LR.ReduceLROnPlateau(o, patience=1, threshold=0.2)  # noqa: E731
+        scheduler = lambda o, n: LR.ReduceLROnPlateau(o, patience=1, threshold=0.2, eps=0)  # noqa: E731
     rng = np.random.default_rng(5)
     x, y, weights = rng.normal(size=(22, 4)), rng.integers(0, 3, 22), rng.uniform(0.5, 2, 22)
     net = portable_bp.MLP([4, 6, 3], "tanh", "softmax_cross_entropy", l1=1e-3, l2=1e-2)
