@@ -1,13 +1,14 @@
 """The table of faults in ``docs/reliability.md``: the figures of one run of the tests themselves.
 
-``python benchmarks/reliability_table.py`` runs ``tests/test_files.py``, heavy loops included, prints
-the table and writes it between the marks in the page. A failing test leaves the page as it is.
+``python benchmarks/reliability_table.py`` runs the tests that report figures, heavy loops included,
+prints the table and writes it between the marks in the page. A failing test leaves the page as it is.
 """
 
 from __future__ import annotations
 
 import platform
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,38 +19,42 @@ import safetensors
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
+TESTS = ("test_files.py", "test_recovery.py", "test_bad_input.py")
 START, END = "<!-- figures: benchmarks/reliability_table.py -->", "<!-- end of figures -->"
 
 
 class Figures:
-    """A pytest plugin that collects what the tests report, in their order."""
+    """A pytest plugin that adds up what the tests report, in their order."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, ...]] = []
+        self.faults: dict[str, Counter[str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties: list[Any] = report.user_properties if report.when == "call" else []
         for name, value in properties:
             if name == "figures":
                 fault, count = value
-                kinds = [count.get(kind, 0) for kind in ("whole", "refused", "wrong")]
-                self.rows.append((fault, *(f"{n:,}" for n in (sum(kinds), *kinds))))
+                self.faults.setdefault(fault, Counter()).update(count)
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
+def table(faults: dict[str, Counter[str]]) -> str:
     head = ("fault", "tried", "contents whole", "refused with an error", "silently wrong")
-    lines = [head, ("---", *["---:"] * 4), *rows]
+    lines = [head, ("---", *["---:"] * 4)]
+    for fault, count in faults.items():
+        kinds = [count[kind] for kind in ("whole", "refused", "wrong")]
+        lines.append((fault, *(f"{n:,}" for n in (sum(kinds), *kinds))))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> int:
     figures = Figures()
-    tests = str(ROOT / "tests" / "test_files.py")
-    status = pytest.main(["-q", "-m", "", "-p", "no:cacheprovider", tests], plugins=[figures])
+    tests = [str(ROOT / "tests" / name) for name in TESTS]
+    options = ["-q", "-m", "", "-n", "0", "-p", "no:cacheprovider"]
+    status = pytest.main([*options, *tests], plugins=[figures])
     if status != 0:
         return int(status)
     text = (
-        f"{table(figures.rows)}\n\n"
+        f"{table(figures.faults)}\n\n"
         f"Measured on {datetime.now(UTC):%Y-%m-%d}: {platform.system()}, "
         f"Python {platform.python_version()}, NumPy {np.__version__}, "
         f"safetensors {safetensors.__version__}."
