@@ -237,6 +237,14 @@ def test_quiet_says_nothing(right):
     assert len(Path("p.csv").read_text().splitlines()) == N + 1
 
 
+def test_what_a_terminal_would_obey_is_shown_escaped(right):
+    kinds = np.where(COLUMNS["size"] > 0, "\x1b[2Jred", "[bold]blue")
+    out = right("train", write_csv(kind=kinds), "--target", "kind", *QUICK)
+    assert "\x1b" not in out
+    assert "\\x1b[2Jred" in out
+    assert "[bold]blue" in out
+
+
 @pytest.mark.parametrize("name", ["loss.png", "loss.svg", "loss.PDF"])
 def test_pictures(right, name):
     right("train", write_csv(), "--target", "price", "--plot", name, *QUICK)

@@ -82,12 +82,13 @@ def check(specs: tuple[str, ...], path: Path | None, quiet: bool) -> int:
     Shows how far each is off, in units of its rounding error. The exit code is 1 when one disagrees.
     """
     shell.check_target(path)
+    out = shell.console(quiet)
     reports = []
     for spec in specs or worked_example.usable_backends():
-        report = check_backend(spec)
+        with out.status(f"comparing {spec} with float64 NumPy"):
+            report = check_backend(spec)
         reports.append(report)
-        if not quiet:
-            click.echo(f"{report}\n")
+        out.print(f"{report}\n")
     agree = all(report.agrees for report in reports)
     if path is not None:
         told = {"agrees": agree, "reports": [report.as_dict() for report in reports]}

@@ -64,10 +64,17 @@ def run(command: click.Command, arguments: Sequence[str] | None) -> int:
 
 
 def say(message: str) -> None:
-    """One line on stderr, without what would move the cursor of a terminal."""
-    line = " ".join(message.split())
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-    click.echo(f"portable-bp: {shown}", err=True)
+    """One line on stderr."""
+    click.echo(f"portable-bp: {printable(' '.join(message.split()))}", err=True)
+
+
+def printable(text: str) -> str:
+    r"""``text`` with an escape for every character that a terminal would obey.
+
+    >>> printable("cl\x1b[2Jear")
+    'cl\\x1b[2Jear'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _words(error: Exception) -> str:

@@ -138,8 +138,9 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
     saved = TabularModel(ready.preparation, model)
     with shell.failing(o["output"]):
         saved.save(o["output"])
-    if o["picture"] is not None:
-        shell.write(o["picture"], plot.draw(model.history, o["picture"]))
+    picture = o["picture"] if model.history.epochs else None
+    if picture is not None:
+        shell.write(picture, plot.draw(model.history, picture))
     told = {
         "source": table.source,
         "task": ready.preparation.task,
@@ -158,7 +159,7 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
         **found,
         "history": model.history.epochs,
         "model": str(o["output"]),
-        "plot": None if o["picture"] is None else str(o["picture"]),
+        "plot": None if picture is None else str(picture),
     }
     if o["as_json"]:
         click.echo(json.dumps(told))
@@ -196,8 +197,9 @@ def introduce(
     """What will be done, before it is done."""
     p, parts = ready.preparation, ready.parts
     classes = f" into {len(p.classes)} classes" if p.classes else ""
-    out.print(f"table    {table.source}: {table.rows:,} rows, {len(p.features):,} features"
-              + (f" ({table.note})" if table.note else ""))  # fmt: skip
+    note = f" ({table.note})" if table.note else ""
+    out.print(f"table    {shell.printable(table.source)}: {table.rows:,} rows, "
+              f"{len(p.features):,} features{note}")  # fmt: skip
     out.print(f"target   {p.target!r}: {p.task}{classes} ({ready.why})")
     out.print(f"rows     {len(parts.train):,} to train on, {len(parts.validation):,} to watch it, "
               f"{len(parts.test):,} to test on")  # fmt: skip
@@ -240,7 +242,7 @@ def conclude(out: Console, ready: Prepared, told: dict[str, Any]) -> None:
             scores.add_column(heading, justify="right")
         for row in told["per_class"]:
             shares = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
-            scores.add_row(str(row["label"]), *shares, str(row["support"]))
+            scores.add_row(shell.printable(str(row["label"])), *shares, str(row["support"]))
         out.print(scores)
         n = told["rows"]["test"]
         right = round(told["test_accuracy"] * n)
@@ -252,4 +254,4 @@ def conclude(out: Console, ready: Prepared, told: dict[str, Any]) -> None:
         )
     out.print(f"{told['epochs']} epochs, {told['seconds']:.1f} s in all")
     written = [told["model"], *([told["plot"]] if told["plot"] else [])]
-    out.print(f"wrote {' and '.join(written)}")
+    out.print(f"wrote {shell.printable(' and '.join(written))}")
