@@ -57,7 +57,10 @@ CAPABILITIES: Mapping[str, Capability] = {
     ),
     "same bits": Capability(
         "a compiled step gives the bits of the step as it is written",
-        {"jax": "XLA fuses and reorders operations: equal to rounding"},
+        {
+            "numpy": "sums over rows or columns are products with ones: equal to rounding",
+            "jax": "XLA fuses and reorders operations: equal to rounding",
+        },
     ),
     "labels": Capability(
         "predicts class labels",

@@ -11,6 +11,7 @@ import pytest
 
 import portable_bp
 from portable_bp import MLP, Backend, fit
+from portable_bp.backend import leaves
 from portable_bp.equations import activations, losses
 from portable_bp.testing import equivalence, tolerances
 from portable_bp.testing.capabilities import CAPABILITIES, SPECS, missing, table
@@ -46,6 +47,24 @@ def test_double_precision(usable: Callable[[str], Backend], spec: str) -> None:
 @EACH
 def test_compiled(usable: Callable[[str], Backend], spec: str) -> None:
     assert ("compiled" in equivalence.modes(usable(spec))) == (not missing(spec, "compiled"))
+
+
+@EACH
+@pytest.mark.needs("compiled")
+def test_same_bits(entered: Callable[[str, str], Backend], spec: str) -> None:
+    """Of two short runs, compiled and as they are written."""
+    where = entered(spec, "float64")
+    differ = False
+    for case in list(equivalence.RUNS)[:2]:
+        options = equivalence.RUNS[case]
+        ends = [
+            equivalence.train(where, options, "float64", mode, rounded="float64")[0]
+            for mode in ("eager", "compiled")
+        ]
+        with where.scope():
+            one, other = ([where.to_numpy(p).tobytes() for p in leaves(end)] for end in ends)
+        differ |= one != other
+    assert differ == bool(missing(spec, "same bits"))
 
 
 @EACH
