@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.candidates import Candidate, Ours
+from benchmarks.candidates import Candidate, GemmFloor, Ours
 from benchmarks.cases import SHAPES, Case, step_and_state, table
 from portable_bp._typing import Array, Namespace, Step, Tree
 from portable_bp.equations import network, optimizers
 from portable_bp_backends.numpy_plan import PlanRunner, Switches
 
-ALL = "everything on"
+ALL, NOT, FLOOR = "everything on", "not compiled", "floor"
+SAME, DESCENT, NO_LOSS = "same rows in every step", "plain gradient descent", "loss not computed"
 
 CASES = tuple(
     s
@@ -116,7 +117,8 @@ def _flipped() -> dict[str, type[Planned]]:
     """Each switch the other way: what is on goes off, a size becomes 0."""
     found = {}
     for field in fields(Switches):
-        other = type(field.default)(not field.default)
+        default: Any = field.default
+        other = type(default)(not default)
         found[f"{field.name} {'on' if other else 'off'}"] = _planned(**{field.name: other})
     return found
 
@@ -135,9 +137,10 @@ ABLATION: dict[str, type[Candidate]] = {
     **{f"ahead {k} KiB": _planned(ahead=k * 1024) for k in (16, 1024)},
     "one BLAS thread": OneThread,
     "float64": Float64,
-    "same rows in every step": SameRows,
-    "plain gradient descent": Descent,
-    "loss not computed": _planned(report=False),
+    SAME: SameRows,
+    DESCENT: Descent,
+    NO_LOSS: _planned(report=False),
     "input delta as well": _planned(InputDelta),
-    "not compiled": NotPlanned,
+    NOT: NotPlanned,
+    FLOOR: GemmFloor,
 }

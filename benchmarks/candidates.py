@@ -34,7 +34,10 @@ class Candidate(ABC):
     """One way to do the work of a case, ready to run."""
 
     seconds: ClassVar[float] = 0.04
-    """About how long a timed run takes at least."""
+    """About how long a turn of the candidate takes at least."""
+
+    stretch: ClassVar[float] = 0.002
+    """About how long the stretches are into which a turn is divided."""
 
     tolerance: float
     """What :meth:`error` may be."""

@@ -19,13 +19,13 @@ from rich.table import Table as RichTable
 from benchmarks import ablation, cases, growth, memory, plots, tables
 from benchmarks.machine import ROOT, load, machine, sources
 from benchmarks.peers import INFERENCE, TRAINING
-from benchmarks.race import Entry, race
+from benchmarks.race import Entry, median, race
 
 RESULTS = ROOT / "benchmarks" / "results"
 PARTS = ("training", "inference", "ablation", "growth", "memory")
 FORMAT = 1
 
-QUICK = ("ours numpy", "floor", ablation.ALL, "not compiled")
+QUICK = ("ours numpy", "floor", ablation.ALL, ablation.NOT)
 """What ``--quick`` runs: every part of the machinery once, in seconds. Its figures mean nothing."""
 
 NAMES = tuple(dict.fromkeys((*TRAINING, *INFERENCE, *ablation.ABLATION)))
@@ -81,6 +81,7 @@ def _ablation(plan: Plan) -> dict[str, Any]:
     entries, blas = race(
         "ablation", plan.cases(ablation.CASES), names, plan.rounds, plan.seconds, _say
     )
+    _show("Where the time of a step goes", tables.anatomy(entries))
     _show("Ablation: time over that with everything on (of minima)", tables.ablations(entries))
     return {"cases": entries, "blas": blas}
 
@@ -189,7 +190,7 @@ def figures(record: dict[str, Any]) -> list[tuple[Entry, str, Any]]:
 def _say(entry: Entry) -> None:
     """A line as soon as a case is done."""
     found = entry.get("candidates", {})
-    fast = ", ".join(f"{n} {tables.duration(m)}" for n in found if (m := tables.median(entry, n)))
+    fast = ", ".join(f"{n} {tables.duration(m)}" for n in found if (m := median(entry, n)))
     console.print(f"  {entry['name']}: {fast}", highlight=False, soft_wrap=True)
 
 

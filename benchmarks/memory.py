@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import Case, step_and_state, table
+import numpy as np
+
+from benchmarks.cases import Case, data, step_and_state, table
 from benchmarks.race import Race
 from benchmarks.workers import Failed
 
@@ -54,7 +56,6 @@ def held(case: Case) -> dict[str, int]:
 def plan_bytes(case: Case) -> dict[str, int]:
     """What the plan of the NumPy backend owns, counted; and the peak while it is traced and run."""
     import portable_bp
-    from benchmarks.candidates import data
     from portable_bp.backend import leaves
     from portable_bp_backends.numpy_plan import PlanRunner, Switches
 
@@ -73,7 +74,11 @@ def plan_bytes(case: Case) -> dict[str, int]:
             workspace = runner.plan(batch, numbers).nbytes
     finally:
         tracemalloc.stop()
-    return {"state": sum(a.nbytes for a in leaves(state)), "workspace": workspace, "peak": peak}
+    return {
+        "state": sum(np.asarray(a).nbytes for a in leaves(state)),
+        "workspace": workspace,
+        "peak": peak,
+    }
 
 
 def growth_of_process(make: Callable[[Case], Any], case: Case) -> int | None:
@@ -90,7 +95,7 @@ def growth_of_process(make: Callable[[Case], Any], case: Case) -> int | None:
     candidate = make(case)
     candidate.run(1)
     own = candidate.data
-    rows = sum(a.nbytes for a in (own.x, own.labels, own.onehot, *own.orders))
+    rows: int = sum(a.nbytes for a in (own.x, own.labels, own.onehot, *own.orders))
     return _status("VmHWM") - before - rows
 
 
@@ -111,7 +116,7 @@ def measure(names: Sequence[str], cases: Sequence[Case], say: Callable[..., None
                 try:
                     grown[name] = alone.workers[name].call("apply", served, name, case)
                 except Failed as failed:
-                    grown[name] = {"refused": str(failed)}
+                    grown[name] = failed.refused()
         entry = {
             "name": case.name,
             "case": asdict(case),

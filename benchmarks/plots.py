@@ -65,6 +65,8 @@ def _race(plt: Any, part: dict[str, Any]) -> Any:
     labels = [f"{shape(e)}\nbest peer: {p}" for e, p in zip(entries, peers, strict=True)]
     axes.set_yticks([-i for i in range(len(entries))], labels, fontsize=8)
     axes.set_xscale("log")
+    axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10, 20])
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.axvline(1, color="tab:blue", linewidth=0.8)
     axes.grid(axis="x", which="both", alpha=0.2)
     axes.set_xlabel(

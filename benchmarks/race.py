@@ -61,7 +61,7 @@ class Race:
                 try:
                     found[name]["us"].append(float(f"{self.workers[name].time() * 1e6:.5g}"))
                 except Failed as failed:
-                    found[name] = {"refused": str(failed)}
+                    found[name] = failed.refused()
                     running.remove(name)
         return {"name": case.name, "case": asdict(case), "candidates": found}
 
@@ -76,7 +76,7 @@ class Race:
             try:
                 found[name] = worker.built()
             except Failed as failed:
-                found[name] = {"refused": str(failed)}
+                found[name] = failed.refused()
             if "error" in found[name]:
                 found[name] |= {
                     "error": float(f"{found[name]['error']:.2g}"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import growth, targets
-from benchmarks.ablation import ALL
+from benchmarks.ablation import ALL, DESCENT, FLOOR, NO_LOSS, NOT, SAME
 from benchmarks.cases import Case
 from benchmarks.race import Entry, best, median, ratio, spread
 
@@ -18,7 +18,7 @@ NOTHING = "–"
 
 class Table(NamedTuple):
     head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
     def markdown(self) -> str:
         rule = ("---", *["---:"] * (len(self.head) - 1))
@@ -34,6 +34,8 @@ def duration(us: float | None) -> str:
     """
     if us is None:
         return NOTHING
+    if us < 0:
+        return f"-{duration(-us)}"
     for size, unit in ((1e6, "s"), (1e3, "ms"), (1, "µs")):
         if us >= size * 0.9995 or size == 1:
             return f"{_three(us / size)} {unit}"
@@ -107,7 +109,7 @@ def spreads(entries: Sequence[Entry]) -> Table:
         peer = best(e, targets.PEERS)
         for name, found in e["candidates"].items():
             if "us" not in found:
-                why = found.get("why_not") or f"REFUSED: {found['refused'].splitlines()[-1]}"
+                why = found.get("why_not") or f"REFUSED: {found['refused']}"
                 rows.append((e["name"], name, why, *[""] * (len(head) - 3)))
                 continue
             s = spread(found["us"])
@@ -175,9 +177,33 @@ def growths(axes: dict[str, list[Entry]], axis: str) -> Table:
     return Table((axis, *names), rows)
 
 
+def anatomy(entries: Sequence[Entry]) -> Table:
+    """What the parts of a step cost: medians, over the rounds, of the difference that each makes."""
+
+    def less(e: Entry, name: str, other: str) -> float | None:
+        pairs = (e["candidates"].get(n, {}).get("us") for n in (name, other))
+        a, b = ([] if us is None else us for us in pairs)
+        return statistics.median(x - y for x, y in zip(a, b, strict=True)) if a and b else None
+
+    parts: dict[str, Callable[[Entry], float | None]] = {
+        "matrix products (the floor)": lambda e: median(e, FLOOR),
+        "Adam, beyond plain descent": lambda e: less(e, ALL, DESCENT),
+        "gathering the mini-batch": lambda e: less(e, ALL, SAME),
+        "the loss's value": lambda e: less(e, ALL, NO_LOSS),
+    }
+    rows = []
+    for e in entries:
+        whole = median(e, ALL)
+        found = [part(e) for part in parts.values()]
+        known = [f for f in found if f is not None]
+        rest = None if whole is None or len(known) < len(parts) else whole - sum(known)
+        rows.append((shape(e), *map(duration, (median(e, NOT), whole, *found, rest))))
+    return Table(("network, batch", "as written", "compiled", *parts, "all the rest"), rows)
+
+
 def ablations(entries: Sequence[Entry]) -> Table:
     """The time without an optimisation, over that with all of them."""
-    names = [n for n in _names(entries) if n != ALL]
+    names = [n for n in _names(entries) if n not in (ALL, FLOOR)]
     rows = [(ALL, *(duration(median(e, ALL)) for e in entries))]
     for n in names:
         found = (ratio(e, n, ALL) for e in entries)
@@ -210,7 +236,7 @@ def measured_on(record: Record, part: str = "training") -> str:
     """One paragraph: when and on what."""
     m, p = record["machine"], record[part]
     libraries = ", ".join(f"{n} {v}" for n, v in m["libraries"].items())
-    pools = p["blas"].get("ours numpy") or next(iter(p["blas"].values()), [])
+    pools: list[dict[str, Any]] = p["blas"].get("ours numpy") or next(iter(p["blas"].values()), [])
     kernels = "".join(
         f"; {b['internal_api']} {b['version']} on its {b['architecture']} kernels"
         for b in pools

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import statistics
+import sys
 import time
 import traceback
 from typing import Any
@@ -17,6 +19,11 @@ _context = multiprocessing.get_context("spawn")
 
 class Failed(RuntimeError):
     """A worker's exception, with its traceback."""
+
+    def refused(self) -> dict[str, str]:
+        """What the record says of it; the rest goes to the console."""
+        print(self, file=sys.stderr)
+        return {"refused": str(self).splitlines()[-1]}
 
 
 class Worker:
@@ -101,12 +108,16 @@ class Served:
         return {"error": error, "tolerance": candidate.tolerance, "ready_s": ready}
 
     def time(self) -> float:
-        """Seconds per step, of a run that lasts about as long as the candidate wants."""
-        once = self._seconds(self.candidate, 1)  # back into the caches, after the others
-        rounds = math.ceil(self.candidate.seconds / once)
-        if rounds > 1:
-            once = self._seconds(self.candidate, rounds) / rounds
-        return once / self.candidate.steps
+        """Seconds per step: the median of short stretches, most of which nobody interrupts."""
+        candidate = self.candidate
+        once = self._seconds(candidate, 1)  # back into the caches, after the others
+        rounds = math.ceil(candidate.stretch / once)
+        stretches = math.ceil(candidate.seconds / (rounds * once))
+        if rounds * stretches > 1:
+            times = [self._seconds(candidate, rounds) for _ in range(stretches)]
+            once = statistics.median(times) / rounds
+        steps: int = candidate.steps
+        return once / steps
 
     def blas(self) -> list[dict[str, Any]]:
         """The thread pools that are loaded, and which kernels they chose for this processor."""
