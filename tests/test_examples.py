@@ -51,11 +51,21 @@ def vanishing_gradients(out, folder):
     assert (folder / "vanishing_gradients.png").read_bytes().startswith(b"\x89PNG")
 
 
+def sklearn_pipeline(out, folder):
+    assert "torch: 4 settings, 3 folds each" in out
+    assert "predictions are torch.Tensor on cpu" in out
+    assert "weights are torch.Tensor on cpu" in out
+    ours = float(re.search(r"test accuracy (\S+)", out)[1])
+    assert ours > 0.9
+    assert float(re.search(r"the same in scikit-learn: (\S+)", out)[1]) == ours
+
+
 SHOWN = {
     "quickstart.py": (quickstart, []),
     "worked_example.py": (worked_example, []),
     "gpu_training.py": (gpu_training, ["--backend", "numpy", "--rows", "2000"]),
     "custom_activation.py": (custom_activation, []),
+    "sklearn_pipeline.py": (sklearn_pipeline, []),
     "vanishing_gradients.py": (vanishing_gradients, []),
 }
 
