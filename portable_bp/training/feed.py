@@ -65,7 +65,8 @@ class Streamed:
     dtypes: tuple[str, ...]
 
     def pieces(self, order: HostArray, limit: int) -> Iterator[Piece]:
-        row_bytes = sum(a[:1].nbytes for a in self.arrays)
+        widths = zip(self.arrays, self.dtypes, strict=True)
+        row_bytes = sum(a[:1].size * np.dtype(dtype).itemsize for a, dtype in widths)
         steps = max(1, min(limit, PIECE_BYTES // (row_bytes * order.shape[1])))
         starts = range(0, len(order), steps)
         with ThreadPoolExecutor(1, "portable_bp-feed") as thread:

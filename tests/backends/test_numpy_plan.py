@@ -6,9 +6,11 @@ arrays of a few entries.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
@@ -613,6 +615,24 @@ def test_two_threads_may_call_one_function() -> None:
     for t in threads:
         t.join()
     assert not wrong
+
+
+def test_nothing_handed_in_is_kept() -> None:
+    problem = Problem((6, 8, 3), 4)
+    runner = problem.planned(EXACT)
+    compiled = PlanFunction(numpy().xp, lambda xp, a: xp.matmul(a.T, a))
+    gc.disable()
+    try:
+        for _ in range(3):
+            data = map_leaves(np.copy, problem.data)
+            made = [weakref.ref(a) for a in data]
+            runner.run(data, None, problem.table(2))
+            runner.run(data, problem.order(2, 4), problem.table(2))
+            compiled(data[0])
+            del data
+            assert [ref() for ref in made] == [None, None]
+    finally:
+        gc.enable()
 
 
 # --- memory ---------------------------------------------------------------------------------------

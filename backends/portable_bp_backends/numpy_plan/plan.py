@@ -37,6 +37,7 @@ class Plan:
         _write(order, memory, calls, source)
         returned = _write_end(graph, state, memory, calls, source)
         self._inputs, self._numbers = graph.given, graph.numbers
+        self._windows = [node for node in order if node in memory.handed]
         self._given, self._each = tuple(calls.given), tuple(calls.numbers)
         parameters = (*calls.given.values(), *calls.numbers.values())
         self.source, self.replay = source.compile(parameters, returned)
@@ -45,13 +46,9 @@ class Plan:
     def bind(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """The given arrays, and windows on them, as ``replay`` takes them."""
         known = dict(zip(self._inputs, arrays, strict=True))
-
-        def look(node: Node) -> Any:
-            if node not in known:
-                known[node] = node.call(look(node.args[0]), *node.args[1:], **node.kwargs)
-            return known[node]
-
-        return tuple(map(look, self._given))
+        for node in self._windows:
+            known[node] = node.call(known[node.args[0]], *node.args[1:], **node.kwargs)
+        return tuple(map(known.__getitem__, self._given))
 
     def numbers(self, table: Sequence[Any]) -> list[tuple[Any, ...]]:
         """For each step the 0-d arrays that ``replay`` takes, from arrays of one entry per step."""

@@ -112,8 +112,7 @@ def trace_step(xp: Namespace, step: Any, state: Tree, rows: Tree, numbers: Tree)
         *trace.inputs(graph.given, "given", rows),
         trace.inputs(graph.numbers, "number", numbers),
     )
-    with np.errstate(all="ignore"):  # the replay, on the same numbers, warns
-        new, loss = step(trace.namespace, traced, batch)
+    new, loss = trace.run(step, traced, batch)
     if _form(new) != _form(state):
         raise TypeError("a compiled step must return its state in the form in which it got it")
     graph.new_state = [_noted(leaf) for leaf in leaves(new)]
@@ -134,8 +133,7 @@ def trace_function(xp: Namespace, f: Any, trees: tuple[Tree, ...]) -> Graph:
     """The graph of ``f(xp, *trees)``."""
     trace = Trace(xp)
     traced = trace.inputs(trace.graph.given, "given", trees)
-    with np.errstate(all="ignore"):
-        _keep_results(trace.graph, f(trace.namespace, *traced))
+    _keep_results(trace.graph, trace.run(f, *traced))
     return trace.graph
 
 
@@ -169,6 +167,13 @@ class Trace:
             return Traced(self, into[-1], value)
 
         return map_leaves(traced, tree)
+
+    def run(self, f: Any, *args: Any) -> Any:
+        """``f(namespace, *args)``, noted."""
+        with np.errstate(all="ignore"):  # the replay, on the same numbers, warns
+            found = f(self.namespace, *args)
+        self._known.clear()  # else the example's numbers stay until a garbage collection
+        return found
 
     def record(self, name: str, call: Any, /, *args: Any, **kwargs: Any) -> Any:
         """``call(*args, **kwargs)``, noted when there is a traced array among the arguments."""
