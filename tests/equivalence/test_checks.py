@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from portable_bp import Activation, Backend, BackendError, get_backend
+from portable_bp import Activation, Backend, BackendError, available_backends, get_backend
 from portable_bp.backend import leaves
 from portable_bp.equations import activations
 from portable_bp.testing import Report, Row, check_backend, equivalence
@@ -250,3 +250,32 @@ def test_jax_without_64_bits_says_so_and_works_in_float32(
         env={**os.environ, "JAX_ENABLE_X64": "0"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
+
+
+# --- which backends the suite may not do without ------------------------------------------------
+
+
+def pytest_on(*options: str) -> subprocess.CompletedProcess[str]:
+    """This file's test of transfers, in a pytest of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-x",
+         f"{Path(__file__)}::test_agrees", "-k", "transfers and float32", *options],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+
+
+def test_a_required_backend_that_is_missing_is_a_failure_not_a_skip() -> None:
+    if "cupy" in {spec.partition(":")[0] for spec in available_backends()}:
+        pytest.skip("CuPy can be used here")
+    done = pytest_on("--backends", "cupy")
+    assert done.returncode == 0
+    assert "backend 'cupy' cannot be used" in done.stdout
+    done = pytest_on("--backends", "cupy,numpy", "--require-backends", "cupy")
+    assert done.returncode == 1
+    assert "required: backend 'cupy' cannot be used" in done.stdout
+
+
+def test_a_required_backend_that_is_not_tested_is_an_error() -> None:
+    done = pytest_on("--backends", "numpy", "--require-backends", "torch")
+    assert done.returncode == 4
+    assert "--require-backends has 'torch', --backends has it not" in done.stderr
