@@ -9,6 +9,8 @@ import warnings
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn where the estimator was called, however many functions ago that was."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_globals["__name__"].startswith(("portable_bp.", "sklearn.")):
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(
+        ("portable_bp.", "sklearn.")
+    ):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
