@@ -164,6 +164,24 @@ def test_odd_tensors_of_torch() -> None:
             np.testing.assert_allclose(a, b, rtol=0, atol=GRADIENT * 2**-53 * scale)
 
 
+# --- native kernels -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["activations", "gradients", "optimizers"])
+def test_without_native_kernels_the_equations_run_as_written(
+    where: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With them is what every other test sees."""
+    if not hasattr(where.xp, "portable_bp_kernel"):
+        pytest.skip(f"{where.spec} has no native kernels")
+    asked: list[str] = []
+    monkeypatch.setattr(where.xp, "portable_bp_kernel", lambda group: asked.append(group.__name__))
+    rows = list(equivalence.CHECKS[name].rows(where, "float32", "eager"))
+    assert asked
+    assert rows
+    assert [str(row) for row in rows if not row.agrees] == []
+
+
 # --- the standard's referee ---------------------------------------------------------------------
 
 
