@@ -1,6 +1,6 @@
 """The NumPy plan: the numbers of the step as it is written, from memory that stays.
 
-A small piece size (``piece=64``) makes short arrays count as long ones, so that every path runs on
+A small piece size (``piece=16``) makes short arrays count as long ones, so that every path runs on
 arrays of a few entries.
 """
 
@@ -32,7 +32,7 @@ from portable_bp_backends.numpy_plan.runner import KEPT
 from portable_bp_backends.numpy_plan.trace import trace_function
 
 EXACT = Switches(exact=True)
-SHORT = replace(EXACT, piece=64, ahead=0)
+SHORT = replace(EXACT, piece=16, ahead=0)
 
 
 def numpy() -> Any:
@@ -393,13 +393,14 @@ def run_once(step: Any, state: Any, *data: Any) -> PlanRunner:
     return runner
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        bool, int, float, complex, list, range, lambda a: a.item(), lambda a: a.tolist(), np.asarray,
-        lambda a: 1 if a > 0 else 2, lambda a: [1, 2][a], lambda a: float(a * 2 + 1), np.mean,
-    ],
-)  # fmt: skip
+READS: list[Callable[[Any], Any]] = [
+    bool, int, float, complex, list, range, np.asarray,
+    lambda a: a.item(), lambda a: a.tolist(), lambda a: [1, 2][a], lambda a: 1 if a > 0 else 2,
+    lambda a: float(a * 2 + 1), lambda a: np.add(np.ones(1), a, out=np.ones(1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("read", READS)
 def test_a_read_of_a_number_is_refused(read: Callable[[Any], Any]) -> None:
     def step(xp: Any, state: Any, batch: Any) -> Any:
         read(xp.sum(batch[0]))
@@ -429,6 +430,34 @@ def test_a_change_in_place_is_refused() -> None:
 def test_a_state_of_another_form_is_refused(change: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         run_once(lambda xp, state, batch: (change(state), ()), (np.ones(2, "f"), np.ones(3, "f")))
+
+
+def test_functions_of_numpy_itself_are_traced() -> None:
+    def step(xp: Any, state: Any, batch: Any) -> Any:
+        x = np.tanh(CONSTANT + batch[0]) * np.float32(2)
+        stacked = np.concatenate([x, np.where(x > 0, x, -x)])
+        return (state[0] + np.sum(stacked, axis=0),), np.add.reduce(state[0])
+
+    written = EagerRunner(numpy(), step, (np.ones(4, "float32"),))
+    planned = PlanRunner(numpy().xp, step, (np.ones(4, "float32"),), EXACT)
+    for k in range(3):
+        args = (np.full((3, 4), k, "float32"),), None, (np.ones(2, "float32"),)
+        agree(written.run(*args), planned.run(*args))
+        agree(written.state, planned.state)
+
+
+def test_a_function_that_looks_at_numbers_runs_as_it_is_written() -> None:
+    def f(xp: Any, a: Any) -> Any:
+        if a.shape == (2,):
+            raise OSError("its own mistake")
+        return -a if a[0] < 0 else a + 1
+
+    compiled = PlanFunction(numpy().xp, f)
+    for first in (3.0, -3.0, 3.0, -2.0):
+        same_bits(compiled(np.full(3, first)), np.full(3, abs(first) + (first > 0)))
+    for _ in range(3):
+        with pytest.raises(OSError, match="its own mistake"):
+            compiled(np.ones(2))
 
 
 def test_a_shape_that_depends_on_numbers_is_refused_when_it_changes() -> None:

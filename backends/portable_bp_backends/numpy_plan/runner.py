@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
@@ -20,6 +21,9 @@ from portable_bp_backends.numpy_plan.trace import trace_function, trace_step
 
 KEPT = 16
 """How many plans a runner or a function keeps, of the shapes it met last."""
+
+IDLE = 1 << 24
+"""Bytes of the memory of steps that nothing runs at present, kept for another run of them."""
 
 LARGE = 1 << 23
 """Bytes of arguments from which on a function runs as it is written."""
@@ -49,6 +53,10 @@ class _Recent(Generic[T]):
                 self._entries.popitem(last=False)
             return kept
 
+    def entries(self) -> list[T]:
+        with self._lock:
+            return list(self._entries.values())
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -61,6 +69,7 @@ class _Batches:
         nbytes = max(1, sum(rows.nbytes for rows in example))
         self.count = max(1, ahead // nbytes)
         self._buffers = [np.empty((self.count, *rows.shape), rows.dtype) for rows in example]
+        self.nbytes = sum(buffer.nbytes for buffer in self._buffers)
         self.handed = [plan.bind(batch) for batch in zip(*self._buffers, strict=True)]
 
     def gather(self, data: tuple[Any, ...], order: Any) -> None:
@@ -73,19 +82,64 @@ class _Batches:
             rows.take(order.reshape(-1), 0, flat[: order.size], "clip")
 
 
+class _Workshop:
+    """What a step works with: memory for its state, and its plans and buffers by kind of mini-batch."""
+
+    def __init__(self, state: list[Any]) -> None:
+        self.memory = State(state)
+        self.plans: _Recent[Plan] = _Recent()
+        self.batches: _Recent[_Batches] = _Recent()
+
+    def start(self, state: list[Any]) -> None:
+        """Take over another state."""
+        for place, leaf in zip(self.memory.arrays, state, strict=True):
+            place[...] = leaf
+
+    @property
+    def nbytes(self) -> int:
+        owned = (self.memory.arrays, self.plans.entries(), self.batches.entries())
+        return sum(int(owner.nbytes) for part in owned for owner in part)
+
+
+_idle: weakref.WeakKeyDictionary[Step, dict[Any, _Workshop]] = weakref.WeakKeyDictionary()
+"""Workshops whose runner is gone, by step and form of the state; they go with the step."""
+
+_idle_lock = threading.RLock()  # the end of a runner may come in the middle of anything
+
+
+def _keep(idle: dict[Any, _Workshop], form: Any, workshop: _Workshop) -> None:
+    """Keep a workshop; all others are dropped when they have become too large together."""
+    with _idle_lock:
+        kept = list(_idle.values())
+        if workshop.nbytes + sum(w.nbytes for ws in kept for w in list(ws.values())) > IDLE:
+            for workshops in kept:
+                workshops.clear()
+        if workshop.nbytes <= IDLE:
+            idle[form] = workshop
+
+
 class PlanRunner:
     """A training step bound to its state: a :class:`portable_bp.backend.Runner`.
 
-    Each size of mini-batch has a plan of its own; all of them work on the one state.
+    Each size of mini-batch has a plan of its own; all of them work on the one state. When a
+    runner is gone, they wait for the next one of the same step.
     """
 
     def __init__(self, xp: Namespace, step: Step, state: Tree, switches: Switches) -> None:
         self._xp, self._step, self._switches = xp, step, switches
-        self._memory = State([np.asarray(leaf) for leaf in leaves(state)])
+        given = [np.asarray(leaf) for leaf in leaves(state)]
+        form = xp, switches, tuple((a.shape, a.dtype) for a in given)
+        with _idle_lock:
+            idle = _idle.setdefault(step, {})
+            found = idle.pop(form, None)
+        workshop = found or _Workshop(given)
+        workshop.start(given)
+        weakref.finalize(self, _keep, idle, form, workshop).atexit = False
+        self._memory, self._plans, self._batches = (
+            workshop.memory, workshop.plans, workshop.batches,
+        )  # fmt: skip
         arrays = iter(self._memory.arrays)
         self._state = map_leaves(lambda leaf: next(arrays), state)
-        self._plans: _Recent[Plan] = _Recent()
-        self._batches: _Recent[_Batches] = _Recent()
 
     @property
     def state(self) -> Tree:
@@ -163,17 +217,19 @@ class PlanFunction:
     Results are new arrays, with the bits that ``f`` itself gives. Shapes that come for the first
     time are left to ``f``: what is called once is not worth a plan. So is what is large: it does not
     wait for Python, and a plan would keep its memory. Several threads may call it at once; a plan
-    that is in use is out of reach of the others.
+    that is in use is out of reach of the others. A function that cannot be traced, because it looks
+    at numbers, runs as it is written.
     """
 
     def __init__(self, xp: Namespace, f: Callable[..., Tree]) -> None:
         self._xp, self._f = xp, f
         self._idle: _Recent[list[Plan]] = _Recent()
+        self._traceable = True
 
     def __call__(self, *trees: Tree) -> Tree:
         arrays: list[Any] = []
         key = _form(trees, arrays)
-        if sum([a.nbytes for a in arrays]) > LARGE:
+        if sum([a.nbytes for a in arrays]) > LARGE or not self._traceable:
             return self._f(self._xp, *trees)
         idle = self._idle.get(key)
         if idle is None:
@@ -182,7 +238,12 @@ class PlanFunction:
         try:
             plan = idle.pop()
         except IndexError:
-            plan = Plan(trace_function(self._xp, self._f, trees), State([]), Switches(exact=True))
+            try:
+                graph = trace_function(self._xp, self._f, trees)
+            except Exception:  # where f itself is wrong, it says so now
+                self._traceable = False
+                return self._f(self._xp, *trees)
+            plan = Plan(graph, State([]), Switches(exact=True))
         results = plan.replay(*plan.bind(arrays))
         if len(plan.results) == 1:
             results = (results,)

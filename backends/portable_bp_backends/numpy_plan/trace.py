@@ -233,7 +233,6 @@ class Traced:
     """An array whose numbers are not there yet, with a shape and a dtype."""
 
     __slots__ = ("_trace", "node", "value")
-    __array_ufunc__ = None  # `array + traced` asks __radd__ below
     __hash__ = None  # type: ignore[assignment]
     __iter__ = None
 
@@ -253,6 +252,16 @@ class Traced:
 
     def __array_namespace__(self, api_version: str | None = None) -> TracingNamespace:
         return self._trace.namespace
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        """What NumPy asks when one of its own functions meets a traced array."""
+        if "out" in kwargs:
+            self._refuse()
+        call = ufunc if method == "__call__" else getattr(ufunc, method)
+        return self._trace.record(ufunc.__name__, call, *args, **kwargs)
+
+    def __array_function__(self, f: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return self._trace.record(f.__name__, f, *args, **kwargs)
 
     def __getitem__(self, key: Any) -> Any:
         return self._trace.record("getitem", operator.getitem, self, key)
