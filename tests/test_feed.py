@@ -143,7 +143,7 @@ def test_training_on_streamed_rows_has_the_bits_of_resident_ones(
 ) -> None:
     backend = usable(spec)
     rng = np.random.default_rng(3)
-    x, y = rng.integers(0, 255, (90, 8)).astype("uint8"), rng.integers(0, 3, 90)
+    x, y = rng.integers(0, 255, (96, 8)).astype("uint8"), rng.integers(0, 3, 96)
     mapped = np.memmap(tmp_path / "x", dtype="uint8", mode="w+", shape=x.shape)
     mapped[...] = x
     net = MLP((8, 6, 3), "tanh", "softmax_cross_entropy", dropout=0.1)
@@ -151,7 +151,7 @@ def test_training_on_streamed_rows_has_the_bits_of_resident_ones(
     def train(data: Any) -> Any:
         model = fit(
             net, data, y, batch_size=16, epochs=3, backend=backend,
-            validation=(data[:20], y[:20]), sample_weight=np.linspace(0.5, 1, 90),
+            validation=(data[:20], y[:20]), sample_weight=np.linspace(0.5, 1, 96),
         )  # fmt: skip
         found = model.history["loss"] + model.history["validation_loss"]
         return [backend.to_numpy(p) for p in leaves(model.params)], found
@@ -164,10 +164,10 @@ def test_training_on_streamed_rows_has_the_bits_of_resident_ones(
         pieces.append(send(self, order))
         return pieces[-1]
 
-    monkeypatch.setattr(feed, "PIECE_BYTES", 500)
+    monkeypatch.setattr(feed, "PIECE_BYTES", 2 * 16 * (8 + 3 + 1) * 4)
     monkeypatch.setattr(Streamed, "_send", noted)
     params, losses = train(mapped)
-    assert len(pieces) > 3 * 3, "several an epoch"
+    assert [len(p.order) for p in pieces] == [2] * 9, "three an epoch"  # type: ignore[arg-type]
     assert losses == resident[1]
     for a, b in zip(params, resident[0], strict=True):
         assert a.tobytes() == b.tobytes()
