@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 import portable_bp
 from portable_bp import MLP, OutOfMemoryError
+from portable_bp import backend as backend_module
 from portable_bp.backend import Backend, leaves
 from portable_bp.training import feed
 
@@ -200,23 +202,34 @@ def test_prediction_without_memory_leaves_the_model_as_it_was(
     np.testing.assert_array_equal(model.predict(X), wanted)
 
 
+@pytest.mark.parametrize("when", ["data", "step"])
 def test_what_the_attempt_held_is_free_while_the_error_is_at_hand(
-    monkeypatch: pytest.MonkeyPatch,
+    when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big = RNG.normal(size=(100_000, 20))
     net = MLP([20, 4, 1])
+
+    def broken(self: Any, *arguments: Any) -> Any:
+        self.cycle = self  # as between the parts of a compiled step
+        runners.append(weakref.ref(self))
+        raise RuntimeError(MESSAGES["torch"])
+
+    runners: list[Any] = []
     with monkeypatch.context() as patch:
-        full(patch, "torch", after=2)
+        full(patch, "torch", after=2 if when == "data" else 10**6)
+        patch.setattr(backend_module.EagerRunner, "run", broken)
         tracemalloc.start()
         try:
             with pytest.raises(OutOfMemoryError) as caught:
-                portable_bp.fit(net, big, np.zeros(len(big)), backend="torch")
+                portable_bp.fit(net, big, np.zeros(len(big)), backend="torch", compile=False)
             held, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
     assert caught.value is not None
     assert peak > 8e6  # the rows in float32
     assert held < 1e6
+    assert len(runners) == (when == "step")
+    assert not any(runner() for runner in runners)  # and with it the state on the device
 
 
 def test_other_errors_of_a_library_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

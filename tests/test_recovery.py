@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import portable_bp
-from portable_bp import DivergenceError, EarlyStopping, schedules
+from portable_bp import DivergenceError, EarlyStopping, files, schedules
 from portable_bp.backend import leaves
+from portable_bp.checkpoints import CheckpointDirectory
 from portable_bp.errors import CheckpointError
 from portable_bp.training import feed, loop
 
@@ -81,6 +84,9 @@ WAYS = {
         "early_stopping": EarlyStopping(2),
         "sample_weight": np.linspace(0.5, 1, 47),
     },
+    "plateau": {
+        "learning_rate": schedules.ReduceOnPlateau(0.1, factor=0.5, patience=1, threshold=0.3)
+    },
     "one cycle, clipping": {"learning_rate": schedules.OneCycle(0.05), "clip_norm": 0.1},
     "warm-up, last parameters": {
         "learning_rate": schedules.LinearWarmup(0.05, warmup=12),
@@ -117,6 +123,8 @@ def test_resume_at_every_step_of_a_run_of_thirty(tmp_path, report, way):
     points = sorted((tmp_path / "whole").glob("ckpt-*"))
     assert len(points) >= (20 if "early_stopping" in WAYS[way] else 30)
     report(RESUMED, resumed(tmp_path, whole, points, train))
+    if way == "plateau":
+        assert len(set(whole.history["learning_rate"])) == 3
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -200,6 +208,36 @@ def test_checkpoints_come_at_the_end_of_each_epoch_by_default(tmp_path):
     portable_bp.fit(NET, X, Y, epochs=3, batch_size=8, checkpoint=tmp_path / "a", keep=2)
     names = sorted(p.name for p in (tmp_path / "a").glob("ckpt-*"))
     assert names == ["ckpt-0000000012.safetensors", "ckpt-0000000018.safetensors"]
+
+
+def test_the_last_checkpoint_is_of_the_end_of_the_run(tmp_path):
+    """Whatever the interval; only the end of a run is called complete."""
+    model = run(tmp_path / "a", every=7)
+    with CheckpointDirectory(tmp_path / "a") as kept:
+        assert kept.steps() == (14, 21, 25)
+        found = kept.latest()
+        before = files.read(kept.path / "ckpt-0000000021.safetensors")[1]
+    assert found.metadata["status"] == "complete"
+    assert before["status"] == "running"
+    for i, layer in enumerate(model.params):
+        for j, p in enumerate(layer):
+            np.testing.assert_array_equal(found.arrays[f"state/0/{i}/{j}"], p)
+
+
+GOLDEN = Path(__file__).with_name("data") / "ckpt"
+
+
+@pytest.mark.parametrize("version", range(1, files.VERSION + 1))
+def test_checkpoints_of_every_version_are_gone_on_with(tmp_path, version):
+    """From the middle of an epoch; another machine's bits may differ in the last place."""
+    golden = runpy.run_path(str(GOLDEN / "make_golden.py"))["run"]
+    shutil.copy(GOLDEN / f"run-v{version}.safetensors", tmp_path / f"ckpt-{6:010d}.safetensors")
+    model, whole = golden(checkpoint=tmp_path, resume=True), golden()
+    assert len(model.history["loss"]) == 3
+    for name in set(whole.history) - {"seconds"}:
+        np.testing.assert_allclose(model.history[name], whole.history[name], rtol=1e-3)
+    for p, q in zip(leaves(model.params), leaves(whole.params), strict=True):
+        np.testing.assert_allclose(p, q, rtol=1e-3, atol=1e-5)
 
 
 def test_another_run_is_refused(tmp_path):
@@ -491,8 +529,6 @@ def test_divergence_leaves_the_earlier_checkpoints(tmp_path):
             relu, X, Y, optimizer="sgd", learning_rate=1e6, epochs=30, batch_size=8,
             checkpoint=tmp_path / "a", every=1,
         )  # fmt: skip
-    from portable_bp.checkpoints import CheckpointDirectory
-
     with CheckpointDirectory(tmp_path / "a") as kept:
         latest = kept.latest()
     assert latest is not None
@@ -514,7 +550,7 @@ def test_data_that_do_not_fit_on_the_device_are_streamed_with_the_same_numbers(
     resident = run(**options)
     adapter = type(portable_bp.get_backend(backend))
     monkeypatch.setattr(adapter, "free_memory", lambda self: 100)
-    monkeypatch.setattr(feed, "PIECE_BYTES", 20 * 8 * 4)
+    monkeypatch.setattr(feed, "PIECE_BYTES", 20 * 8 * 2)
     made = []
     true = feed.Streamed.pieces
     monkeypatch.setattr(
@@ -541,7 +577,8 @@ def test_a_memory_map_of_another_dtype_is_not_copied_whole(tmp_path, monkeypatch
     np.save(path, X.astype("float64"))
     mapped = np.load(path, mmap_mode="r")
     in_memory = portable_bp.fit(NET, X, Y, epochs=2, batch_size=8)
-    monkeypatch.setattr(feed, "PIECE_BYTES", 256)
+    monkeypatch.setattr(feed, "PIECE_BYTES", 128)
+    monkeypatch.setattr(feed, "CAST_ENTRIES", 3 * 3)
     sent = []
     true = feed.Streamed._send
     monkeypatch.setattr(

@@ -15,6 +15,9 @@ from portable_bp.backend import Backend
 PIECE_BYTES = 64 * 2**20
 """About how much of a data set that does not fit is sent to the device at a time."""
 
+CAST_ENTRIES = 2**18
+"""About how many entries are cast at a time: few enough to stay in the cache."""
+
 FILL = 0.6
 """The share of the device's free memory that the data may take and stay there."""
 
@@ -83,10 +86,21 @@ class Streamed:
         rows = order.reshape(-1)
         with self.backend.scope():
             sent = tuple(
-                self.backend.upload(a[rows].astype(dtype, copy=False), dtype)
+                self.backend.upload(_gathered(a, rows, dtype), dtype)
                 for a, dtype in zip(self.arrays, self.dtypes, strict=True)
             )
         return Piece(sent, np.arange(len(rows)).reshape(order.shape))
+
+
+def _gathered(array: HostArray, rows: HostArray, dtype: str) -> HostArray:
+    """``array[rows]`` in ``dtype``; of the dtype they have only some rows at a time."""
+    if array.dtype == np.dtype(dtype):
+        return array[rows]
+    found = np.empty((len(rows), *array.shape[1:]), dtype)
+    step = max(1, CAST_ENTRIES // max(1, array[:1].size))
+    for start in range(0, len(rows), step):
+        found[start : start + step] = array[rows[start : start + step]]
+    return found
 
 
 def must_stream(backend: Backend, X: Any, dtype: str) -> bool:

@@ -1,16 +1,19 @@
-"""Writes the golden file of the present version, once: released files never change.
+"""Writes the golden files of the present version, once: released files never change.
 
 Run it after raising ``portable_bp.files.VERSION``: ``python tests/data/ckpt/make_golden.py``.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from portable_bp import files
+import portable_bp
+from portable_bp import files, schedules
 
 
 def contents() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -37,11 +40,25 @@ def contents() -> tuple[dict[str, Any], dict[str, Any]]:
     return arrays, metadata
 
 
+def run(**options: Any) -> portable_bp.Model:
+    """Twelve steps in three epochs, with whatever a checkpoint has to remember."""
+    X = np.sin(np.arange(60.0)).reshape(20, 3)
+    net = portable_bp.MLP([3, 4, 1], portable_bp.activations.leaky_relu(0.2), l2=0.01, dropout=0.1)
+    return portable_bp.fit(
+        net, X, X[:, 0] - X[:, 1], optimizer="adamw", batch_size=4, epochs=3, validation=0.2,
+        learning_rate=schedules.ReduceOnPlateau(0.1, patience=0), early_stopping=3, seed=5,
+        sample_weight=1 + X[:, 2], **options,
+    )  # fmt: skip
+
+
 def main() -> None:
     path = Path(__file__).with_name(f"v{files.VERSION}.safetensors")
     if path.exists():
         raise SystemExit(f"{path} exists: raise files.VERSION first")
     files.write(path, *contents())
+    with tempfile.TemporaryDirectory() as folder:
+        run(checkpoint=folder, every=1, keep=100)
+        shutil.copy(f"{folder}/ckpt-{6:010d}.safetensors", path.with_name(f"run-{path.name}"))
 
 
 if __name__ == "__main__":
