@@ -53,7 +53,7 @@ class Activation:
     df: Derivative | None = None
     name: str = "custom"
     pullback: Pullback | None = None
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not callable(self.f):

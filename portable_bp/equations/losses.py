@@ -60,7 +60,7 @@ class Loss:
     output: str = "identity"
     from_logits: Term | None = None
     target: str = "real"
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for part in ("value", "gradient"):

@@ -323,7 +323,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return self._indicators(y)
 
     def _refuse_unseen(self, y: Any) -> None:
-        known, found = on_host(self.classes_), unique_labels(y)
+        known = on_host(self.classes_)
+        # What unique_labels does for one column, without asking again what kind of target it is.
+        found = np.unique(y) if y.ndim == 1 else unique_labels(y)
         if len(np.setdiff1d(found, known, assume_unique=True)):
             raise ValueError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {known}. 'y' has "

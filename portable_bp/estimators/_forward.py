@@ -14,33 +14,16 @@ from portable_bp.mlp import to_backend
 from portable_bp.training.model import BLOCK_BYTES, LastLayer
 
 
-class _Same:
-    """Stands for an object in a key: equal to itself alone."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.value is self.value
-
-
 @lru_cache(maxsize=64)
-def _compiled(backend: Backend, layers: tuple[str | _Same, ...]) -> LastLayer:
-    functions = [activations.get(a if isinstance(a, str) else a.value) for a in layers]
+def last_layer(backend: Backend, layers: tuple[str | Activation, ...]) -> LastLayer:
+    """``(params, x) -> (z^L, a^L)`` for a network with these activations, by name or as objects."""
+    functions = [activations.get(a) for a in layers]
 
-    def last_layer(xp: Namespace, params: Params, x: Array) -> tuple[Array, Array]:
+    def z_and_a(xp: Namespace, params: Params, x: Array) -> tuple[Array, Array]:
         cache = network.forward(params, x, functions, xp=xp)
         return cache.z[-1], cache.outputs[-1]
 
-    return backend.compile_function(last_layer)
-
-
-def last_layer(backend: Backend, layers: Sequence[str | Activation]) -> LastLayer:
-    """``(params, x) -> (z^L, a^L)`` for a network with these activations, by name or as objects."""
-    return _compiled(backend, tuple(a if isinstance(a, str) else _Same(a) for a in layers))
+    return backend.compile_function(z_and_a)
 
 
 def block_rows(params: Params, name: str) -> int:
@@ -53,7 +36,7 @@ def forward(
     backend: Backend, layers: Sequence[str | Activation], params: Params, X: Any, name: str
 ) -> Iterator[tuple[Array, Array]]:
     """``(z^L, a^L)`` on ``backend`` for blocks of the rows of X, from anywhere, sparse or dense."""
-    run = last_layer(backend, layers)
+    run = last_layer(backend, tuple(layers))
     rows = block_rows(params, name)
     for start in range(0, X.shape[0], rows):
         block = X if rows >= X.shape[0] else X[start : start + rows, :]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from portable_bp._typing import Array, Namespace
@@ -12,6 +12,7 @@ from portable_bp.equations import losses
 from portable_bp.equations.losses import Loss, Term
 
 
+@cache
 def capped(loss: Loss) -> Loss:
     """``min(l, -ln eps)``: the terms of a cross-entropy as scikit-learn reports them.
 
@@ -30,13 +31,14 @@ def capped(loss: Loss) -> Loss:
     return replace(loss, from_logits=from_logits)
 
 
-def quantiles(levels: Sequence[float]) -> Loss:
+@cache
+def quantiles(levels: tuple[float, ...]) -> Loss:
     """The pinball loss of one quantile level per output, in turn for each target.
 
     Output ``j`` learns the quantile ``levels[j mod q]`` of target ``j // q``, with q levels.
 
     >>> import numpy as np
-    >>> loss = quantiles([0.1, 0.9])
+    >>> loss = quantiles((0.1, 0.9))
     >>> loss.value(np.array([[1.0, 1.0]]), np.array([[2.0, 2.0]]), np)
     array([[0.1, 0.9]])
     """

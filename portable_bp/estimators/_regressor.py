@@ -225,7 +225,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     def _loss(self) -> Loss:
         if self.loss == "quantile":
-            return quantiles(self._levels())
+            return quantiles(tuple(self._levels()))
         return losses.get(self.loss)
 
     def _host_input(

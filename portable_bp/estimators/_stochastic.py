@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from portable_bp._typing import HostArray, Params, Tree
+from portable_bp._typing import HostArray, Params, Step, Tree
 from portable_bp.backend import EagerRunner, map_leaves
 from portable_bp.equations import losses, optimizers
 from portable_bp.equations.optimizers import Adam, AdamW, Momentum, Nesterov, Optimizer
@@ -93,6 +94,25 @@ def fresh_state(est: BaseMLP, params: Params, place: Place) -> OptimizerState:
     return OptimizerState(rule, slots, rate, plateau=(rate, math.inf, 0))
 
 
+@lru_cache(maxsize=16)
+def _known_step(plan: StepPlan) -> Step:
+    return make_step(plan)
+
+
+def step_of(plan: StepPlan) -> Step:
+    """The step of this plan: the same function for an equal plan, wherever that can be told.
+
+    So a backend may take up what it has compiled for it before: in the next call of
+    ``partial_fit``, in the next fold of a cross-validation.
+    """
+    if plan.counters is None and plan.classes is None:
+        try:
+            return _known_step(plan)
+        except TypeError:  # an activation or a loss without a hash
+            pass
+    return make_step(plan)
+
+
 @dataclass(frozen=True)
 class Held:
     """Rows that are held out, to judge each epoch by.
@@ -156,7 +176,7 @@ class StochasticRun:
         self.started = time.perf_counter()
         self.sizes = np.full(self.per_epoch, batch)
         self.sizes[-1] = rows.n - batch * (self.per_epoch - 1)
-        step = make_step(self._plan(seed))
+        step = step_of(self._plan(seed))
         start = (params, state.slots)
         compiled = self.per_epoch * self.epochs >= COMPILE_STEPS
         with place.work.scope():
