@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import shutil
 import signal
@@ -176,8 +177,11 @@ def test_resume_on_every_backend(tmp_path, monkeypatch, backend, compile):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["torch", "jax", "strict"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "backend"),
+    [(way, "torch") for way in WAYS]
+    + [("adamw", "jax"), ("plateau", "jax"), ("adamw", "strict"), ("plateau", "strict")],
+)
 def test_resume_at_every_step_on_other_backends(tmp_path, report, way, backend):
     def train(**more):
         return run(**THIRTY | WAYS[way] | {"backend": backend} | more)
@@ -383,6 +387,28 @@ def test_a_full_disk_does_not_stop_the_training(tmp_path):
     assert bits == repr([p.tobytes().hex() for p in leaves(whole.params)])
     names = sorted(p.name for p in (tmp_path / "a").glob("*.safetensors"))
     assert names == [f"ckpt-{19 * e:010d}.safetensors" for e in (1, 4, 5)]
+
+
+def test_a_signal_waits_for_few_steps_of_a_large_network(tmp_path, monkeypatch):
+    """It comes during the second look's steps; what they did is saved, and no more is done."""
+    monkeypatch.setattr(loop, "SIGNAL_WORK", 3 * 6 * NET.n_parameters * 4)
+    table, steps = loop._Run.table, []
+
+    def spied(self, count):
+        steps.append(count)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return table(self, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "table", spied)
+        model = run(tmp_path / "a", every=None, batch_size=4)
+    assert steps == [3, 3]
+    assert model.stopped == "terminated"
+    with CheckpointDirectory(tmp_path / "a") as kept:
+        assert kept.steps() == (6,)
+    again = run(tmp_path / "a", every=None, batch_size=4, resume=True)
+    assert_same(again, run(batch_size=4))
 
 
 def test_signals_are_left_alone_without_a_directory_and_put_back_after():

@@ -41,8 +41,9 @@ ONE_HOT_ENTRIES = 2**24
 SNAPSHOT_SECONDS = 0.5
 """How much training a snapshot of the state may be behind: what an interruption can cost."""
 
-SIGNAL_STEPS = 500
-"""With a checkpoint directory, at most this many steps run between two looks at the signals."""
+SIGNAL_STEPS, SIGNAL_WORK = 500, 10**11
+"""With a checkpoint directory, at most so many steps, and at most about so many multiplications and
+additions (some seconds of one processor core), run between two looks at the signals."""
 
 TO_LOWER = (
     "batch_size or the layer sizes; features handed in as a NumPy array or a memory map are sent piece "
@@ -433,6 +434,12 @@ class _Run:
     def per_epoch(self) -> int:
         return -(-self.feed.n // self.batch_size)
 
+    @property
+    def unheard(self) -> int:
+        """How many steps may run between two looks at the signals."""
+        step = 6 * self.net.n_parameters * self.batch_size  # a product forth, two back
+        return max(1, min(SIGNAL_STEPS, SIGNAL_WORK // step))
+
     def batches(self) -> list[HostArray]:
         """The rows of each step: whole batches as (steps, batch), then a smaller last one."""
         n, size = self.feed.n, self.batch_size
@@ -445,7 +452,7 @@ class _Run:
 
     def pieces(self, limit: int | None = None) -> Iterator[tuple[Piece, int]]:
         """What is left of this epoch, in runs of steps that end where a checkpoint is due."""
-        limit = limit or (SIGNAL_STEPS if self.directory is not None else self.per_epoch)
+        limit = limit or (self.per_epoch if self.directory is None else self.unheard)
         before = 0
         for order in self.batches():
             left = order[max(0, self.in_epoch - before) :]
