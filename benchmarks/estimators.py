@@ -85,7 +85,7 @@ CASES = (
     Case(4, (100,), 3, 150, 200, small=True),
     Case(10, (50, 50), 1, 442, 100, small=True),
     Case(30, (64, 32), 2, 569, 50, 32, small=True),
-    Case(30, (64, 32), 2, 569, 100, settings={"solver": "lbfgs"}, small=True),
+    Case(30, (64, 32), 2, 569, 30, settings={"solver": "lbfgs"}, small=True),
     Case(64, (100,), 10, 1797, 50),
     Case(784, (100,), 10, 4000, 10),
     Case(784, (256, 128), 10, 4096, 4, 128),

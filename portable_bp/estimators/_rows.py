@@ -85,10 +85,10 @@ class Rows:
 
     def run(
         self, runner: Runner, order: HostArray | None, table: tuple[HostArray, ...]
-    ) -> HostArray:
-        """The steps of ``table`` over the rows of ``order``: their losses, on the host."""
+    ) -> list[Array]:
+        """The steps of ``table`` over the rows of ``order``: their losses, in one array or several."""
         if not self.sparse:
-            return self.backend.to_numpy(runner.run(self.arrays(), order, table))
+            return [runner.run(self.arrays(), order, table)]
         if order is None:
             order = np.broadcast_to(np.arange(self.n), (len(table[0]), self.n))
         losses = []
@@ -98,8 +98,8 @@ class Rows:
             # The chunk holds its rows in the order of its batches.
             within = np.arange(part.size).reshape(part.shape) if len(part) > 1 else None
             now = tuple(t[steps] for t in table)
-            losses.append(self.backend.to_numpy(runner.run(data, within, now)))
-        return np.concatenate(losses)
+            losses.append(runner.run(data, within, now))
+        return losses
 
     def blocks(self, rows: int) -> Iterator[Rows]:
         """The rows in their own order, at most ``rows`` at a time."""

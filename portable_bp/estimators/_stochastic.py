@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -253,19 +253,20 @@ class StochasticRun:
         none before the last of them can end the training.
         """
         est = self.est
-        watched = self.held is not None or self.hooks or est.max_time is not None
-        if watched or self.rows.sparse or self.batch_is_ragged:
+        looked_at = (
+            self.held is not None,
+            bool(self.hooks),
+            est.max_time is not None,
+            isinstance(est.learning_rate, ReduceOnPlateau),
+            self.rows.sparse,
+        )
+        if any(looked_at):
             return 1
         short = min(TOGETHER_STEPS // self.per_epoch, TOGETHER_ROWS // self.rows.n)
         whole = max(1, min(TOGETHER, est.n_iter_no_change + 1, short))
         # One length or the other: a compiler makes a program for each.
         left = min(est.n_iter_no_change + 1 - est._no_improvement_count, self.epochs - self.done)
         return whole if left >= whole else 1
-
-    @property
-    def batch_is_ragged(self) -> bool:
-        """Whether the last mini-batch of an epoch is smaller."""
-        return bool(self.sizes[-1] != self.batch)
 
     def _shuffled(self, order: HostArray) -> HostArray:
         if not self.est.shuffle:
@@ -276,49 +277,56 @@ class StochasticRun:
 
     def _run(self, orders: Sequence[HostArray]) -> list[float]:
         """Epochs over the rows in these orders: the mean loss of each."""
-        rates = np.concatenate([self._rates(j) for j in range(len(orders))])
-        parts: list[tuple[HostArray | None, HostArray]]
+        work = self.place.work
+        table = self._table(orders)
+        with work.scope(), np.errstate(invalid="ignore", over="ignore"):
+            # Read when all is handed to the device: it does not wait for the host in between.
+            found = [
+                loss
+                for rows, steps in self._parts(orders)
+                for loss in self.rows.run(self.runner, rows, tuple(t[steps] for t in table))
+            ]
+            losses = np.concatenate([work.to_numpy(loss) for loss in found]).astype(np.float64)
+        self.state.steps += len(losses)
+        by_epoch = (losses.reshape(len(orders), -1) * self.sizes).sum(axis=1) / self.rows.n
+        return [float(loss) for loss in by_epoch]
+
+    def _parts(self, orders: Sequence[HostArray]) -> Iterator[tuple[HostArray | None, slice]]:
+        """Mini-batches of one size each: their rows, and which of the steps they are."""
         if self.per_epoch == 1:
             # All rows at once: their order is nothing to the sum, and nothing is gathered.
-            parts = [(None, np.tile(self.sizes, len(orders)))]
-        elif self.batch_is_ragged:
-            (order,) = orders
-            whole = order[: -self.sizes[-1]].reshape(-1, self.batch)
-            last = order[-self.sizes[-1] :].reshape(1, -1)
-            parts = [(whole, self.sizes[:-1]), (last, self.sizes[-1:])]
+            yield None, slice(None)
+        elif self.sizes[-1] == self.batch:
+            yield np.concatenate(orders).reshape(-1, self.batch), slice(None)
         else:
-            together = np.concatenate(orders).reshape(-1, self.batch)
-            parts = [(together, np.tile(self.sizes, len(orders)))]
-        found = []
-        for rows, sizes in parts:
-            table = self._table(rows, sizes, rates[: len(sizes)])
-            rates = rates[len(sizes) :]
-            with self.place.work.scope(), np.errstate(invalid="ignore", over="ignore"):
-                found.append(self.rows.run(self.runner, rows, table))
-            self.state.steps += len(sizes)
-        step_losses = np.concatenate(found).astype(np.float64).reshape(len(orders), -1)
-        return [float(l) for l in (step_losses * self.sizes).sum(axis=1) / self.rows.n]
+            whole = self.batch * (self.per_epoch - 1)
+            for epoch, order in enumerate(orders):
+                first = epoch * self.per_epoch
+                last = first + self.per_epoch - 1
+                yield order[:whole].reshape(-1, self.batch), slice(first, last)
+                yield order[whole:].reshape(1, -1), slice(last, last + 1)
 
-    def _table(
-        self, rows: HostArray | None, sizes: HostArray, rates: HostArray
-    ) -> tuple[HostArray, ...]:
+    def _table(self, orders: Sequence[HostArray]) -> tuple[HostArray, ...]:
         """For each step: its number, the optimiser's coefficients, and that of the penalty."""
-        first, steps = self.state.steps, len(sizes)
-        numbers = np.arange(first, first + steps)
+        steps = len(orders) * self.per_epoch
+        numbers = np.arange(self.state.steps, self.state.steps + steps)
+        rates = np.concatenate([self._rates(ahead) for ahead in range(len(orders))])
         coefficients = list(self.state.rule.coefficients(numbers + 1, rates))
         if self.est.alpha > 0:
-            coefficients.append(self._penalties(rows, sizes))
+            coefficients.append(self._penalties(orders))
         columns = (
             np.broadcast_to(np.asarray(c, dtype=self.rows.name), (steps,)) for c in coefficients
         )
         return numbers.astype(self.place.work.word_dtype), *columns
 
-    def _penalties(self, rows: HostArray | None, sizes: HostArray) -> HostArray:
+    def _penalties(self, orders: Sequence[HostArray]) -> HostArray:
         """alpha, divided by the rows of the mini-batch or by the sum of their weights."""
         weights = self.rows.weights
-        totals = sizes.astype(np.float64)
-        if weights is not None:
-            totals[:] = weights.sum() if rows is None else weights[rows].sum(axis=1)
+        totals = self.sizes.astype(np.float64)
+        if weights is None:
+            return np.tile(self.est.alpha / totals, len(orders))
+        starts = np.arange(self.per_epoch) * self.batch
+        totals = np.concatenate([np.add.reduceat(weights[order], starts) for order in orders])
         # A mini-batch of zero weights moves nothing.
         empty = totals == 0
         return np.where(empty, 0.0, self.est.alpha / np.where(empty, 1.0, totals))

@@ -289,6 +289,25 @@ def test_a_plateau_lowers_the_rate() -> None:
     assert est._optimizer.plateau[0] == pytest.approx(0.1 * 0.5**2)  # after epochs 3 and 5
 
 
+@pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive", "cosine", "plateau"])
+@pytest.mark.parametrize("batch", [16, 30, 80])
+@pytest.mark.parametrize("weights", [None, np.linspace(0.1, 2, 80)])
+def test_epochs_together_are_epochs_one_by_one(rate: str, batch: int, weights: Any) -> None:
+    rates = {
+        "cosine": schedules.Cosine(0.1),
+        "plateau": schedules.ReduceOnPlateau(0.1, factor=0.5, patience=1, threshold=0.05),
+    }
+    together = classifier(
+        learning_rate=rates.get(rate, rate), batch_size=batch, solver="sgd", max_iter=40, tol=1e-3,
+        learning_rate_init=0.05, n_iter_no_change=3, alpha=0.1,
+    )  # fmt: skip
+    one_by_one = clone(together).set_params(max_time=1e9)  # the clock is looked at after each
+    together.fit(X, CLASSES, weights)
+    one_by_one.fit(X, CLASSES, weights)
+    assert_same(together, one_by_one)
+    assert together.loss_curve_ == one_by_one.loss_curve_
+
+
 @pytest.mark.parametrize("spec", ["numpy", "torch"])
 def test_clipping_bounds_each_step(where: Backend) -> None:
     settings: dict[str, Any] = {
