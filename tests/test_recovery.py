@@ -411,6 +411,45 @@ def test_a_signal_waits_for_few_steps_of_a_large_network(tmp_path, monkeypatch):
     assert_same(again, run(batch_size=4))
 
 
+def test_a_second_interrupt_ends_at_once(tmp_path, monkeypatch):
+    """In the middle of a step: the model is that of the last save, and the run can go on."""
+    table, steps = loop._Run.table, []
+
+    def spied(self, count):
+        steps.append(count)
+        if len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return table(self, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "table", spied)
+        model = run(tmp_path / "a", validation=None)
+    assert model.stopped == "interrupted"
+    with CheckpointDirectory(tmp_path / "a") as kept:
+        assert kept.steps() == (4, 5, 6)
+        found = kept.latest()
+    np.testing.assert_array_equal(model.params[0][0], found.arrays["state/0/0/0"])
+    assert_same(run(tmp_path / "a", resume=True, validation=None), run(validation=None))
+
+
+@pytest.mark.parametrize(("first", "second"), [("numpy", "torch"), ("torch", "numpy")])
+def test_a_run_goes_on_on_another_backend(tmp_path, monkeypatch, first, second):
+    """To the same numbers up to rounding."""
+    options = {"dtype": "float64", "compile": False}
+    with monkeypatch.context() as patch:
+        stop_after(patch, 12)
+        with pytest.raises(Stop):
+            run(tmp_path / "a", backend=first, **options)
+    model = run(tmp_path / "a", resume=True, backend=second, **options)
+    assert model.backend.spec == second
+    whole = run(**options)
+    for name in set(whole.history) - {"seconds"}:
+        np.testing.assert_allclose(model.history[name], whole.history[name], rtol=1e-9)
+    for p, q in zip(leaves(model.params), leaves(whole.params), strict=True):
+        np.testing.assert_allclose(model.backend.to_numpy(p), q, rtol=1e-9, atol=1e-12)
+
+
 def test_signals_are_left_alone_without_a_directory_and_put_back_after():
     before = [signal.getsignal(getattr(signal, n)) for n in ("SIGINT", "SIGTERM", "SIGUSR1")]
     run()
