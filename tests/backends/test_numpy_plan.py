@@ -29,7 +29,7 @@ from portable_bp_backends.numpy_plan import PlanFunction, PlanRunner, Switches
 from portable_bp_backends.numpy_plan.memory import State
 from portable_bp_backends.numpy_plan.plan import Plan
 from portable_bp_backends.numpy_plan.runner import KEPT
-from portable_bp_backends.numpy_plan.trace import trace_function
+from portable_bp_backends.numpy_plan.trace import trace_function, trace_step
 
 EXACT = Switches(exact=True)
 SHORT = replace(EXACT, piece=16, ahead=0)
@@ -544,6 +544,19 @@ def test_new_state_over_old(new: Any, wanted: Any) -> None:
             np.testing.assert_array_equal(runner.state, wanted)
 
 
+def test_pieces_of_a_run_do_not_overwrite_what_later_pieces_read() -> None:
+    def step(xp: Any, state: Any, batch: Any) -> Any:
+        (w,) = state
+        return ((xp.exp(w) + w[::-1, :]) * 0.5,), ()
+
+    state = (np.arange(16.0, dtype="float32").reshape(4, 4) / 10,)
+    written, planned = EagerRunner(numpy(), step, state), PlanRunner(xp, step, state, SHORT)  # type: ignore[arg-type]
+    for runner in (written, planned):
+        runner.run((np.ones(1),), None, (np.ones(3),))
+    assert "for piece in" in planned.plan((np.ones(1),), (np.ones(3),)).source
+    agree(written.state, planned.state)
+
+
 def test_numbers_are_not_baked() -> None:
     step = lambda xp, state, batch: ((state[0] + batch[-1][0],), batch[-1][0] * 2)  # noqa: E731
     runner = PlanRunner(numpy().xp, step, (np.zeros(()),), EXACT)
@@ -684,6 +697,21 @@ def test_a_step_allocates_nothing_that_stays() -> None:
     per_step = (peaks[1] - peaks[0]) / 360
     assert per_step < 2000  # the numbers of the table as 0-d arrays
     assert peaks[0] < 100 * 300 * 4, "less than one hidden layer's values"
+
+
+def test_a_trace_holds_no_more_than_the_step_itself() -> None:
+    def step(xp: Any, state: Any, batch: Any) -> Any:
+        a = batch[0]
+        for _ in range(30):
+            a = xp.exp(-a)
+        return (state[0] + xp.sum(a),), ()
+
+    x = np.ones((100, 100))
+    tracemalloc.start()
+    trace_step(xp, step, (np.zeros(()),), (x,), (np.ones(()),))  # type: ignore[arg-type]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * x.nbytes
 
 
 def test_plans_are_made_once_for_each_shape_and_few_are_kept() -> None:

@@ -171,9 +171,7 @@ class Trace:
     def run(self, f: Any, *args: Any) -> Any:
         """``f(namespace, *args)``, noted."""
         with np.errstate(all="ignore"):  # the replay, on the same numbers, warns
-            found = f(self.namespace, *args)
-        self._known.clear()  # else the example's numbers stay until a garbage collection
-        return found
+            return f(self.namespace, *args)
 
     def record(self, name: str, call: Any, /, *args: Any, **kwargs: Any) -> Any:
         """``call(*args, **kwargs)``, noted when there is a traced array among the arguments."""
@@ -186,14 +184,21 @@ class Trace:
         values, options = map_tree(_value, (args, kwargs))
         if name in _OF_SHAPE and not _any_traced((args[1:], kwargs)):
             return call(*values, **options)
+        result = call(*values, **options)
         nodes = map_tree(_node, (args, kwargs))
         seen = (name, call, key(nodes))
-        if seen not in self._known:  # the same call on the same arguments is carried out once
-            result = self._note(name, call, nodes, values, call(*values, **options))
-            self._known[seen] = result, nodes  # the nodes stay alive, and their ids taken
-        return self._known[seen][0]
+        if seen not in self._known:  # the same call on the same arguments is noted once
+            noted = self._note(name, call, nodes, values, result)
+            self._known[seen] = noted, nodes  # the nodes stay alive, and their ids taken
+        results = walk(result)
+        # Numbers live as long as in the plain run: nobody but the step holds them.
+        return map_tree(lambda node: self._traced(node, next(results)), self._known[seen][0])
+
+    def _traced(self, node: Any, result: Any) -> Any:
+        return Traced(self, node, np.asarray(result)) if isinstance(node, Node) else result
 
     def _note(self, name: str, call: Any, nodes: Any, values: Any, result: Any) -> Any:
+        """The node of a result; nodes in the form of the result when there are several."""
         args, kwargs = nodes
         if isinstance(result, tuple | list | dict):
             several = Node(name, call, args, kwargs, shape=(len([*walk(result)]),), dtype=object)
@@ -217,7 +222,7 @@ class Trace:
         if node.elementwise:
             node.args = tuple(_shrink(node, a) for a in args)
         self.graph.nodes.append(node)
-        return Traced(self, node, value)
+        return node
 
 
 _NO_VALUE = (
