@@ -116,12 +116,14 @@ class Table:
                         f"{self.source}, {self.place(row)}: {cell!r} in column {name!r} is not a "
                         "number; turn the column into numbers, or leave it out"
                     )
-        if values.dtype.kind == "f" and np.isinf(values).any():
-            row = int(np.argmax(np.isinf(values)))
+        with np.errstate(over="ignore"):
+            numbers = values.astype(np.float64)
+        if np.isinf(numbers).any():
+            row = int(np.argmax(np.isinf(numbers)))
             raise DataError(
                 f"{self.source}, {self.place(row)}: column {name!r} has an infinite value"
             )
-        return values.astype(np.float64)
+        return numbers
 
 
 def _missing(values: HostArray) -> HostArray:
@@ -133,7 +135,7 @@ def _missing(values: HostArray) -> HostArray:
     return np.zeros(len(values), dtype=bool)
 
 
-_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
+_NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 
 
 def load(source: str) -> Table:

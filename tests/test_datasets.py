@@ -260,6 +260,19 @@ def test_npz_of_columns(tmp_path):
     assert table.numbers(["size", "age"]).tolist() == [[0.5, 1], [1.5, 2]]
 
 
+def test_text_in_npz_may_be_numbers_that_are_finite(tmp_path):
+    table = load(npz(tmp_path, a=np.asarray(["1.5", " -2e3 ", ".5", "7."])))
+    assert table.numbers(["a"]).ravel().tolist() == [1.5, -2000, 0.5, 7]
+    for cell in ("1e999", "0x10", "1_0", "1,5", "nan", "inf", "1" * 100_000 + "x", "١"):
+        refused(npz(tmp_path, a=np.asarray(["1", cell])), "row 1", "'a'")
+
+
+def test_long_doubles_beyond_float64(tmp_path):
+    table = load(npy(tmp_path, np.asarray([[np.longdouble("1e400"), 1]])))
+    with pytest.raises(DataError, match="'0' has an infinite value"):
+        table.numbers(["0"])
+
+
 @pytest.mark.parametrize(
     "arrays",
     [
