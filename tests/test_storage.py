@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import portable_bp
-from portable_bp import Activation, Loss, files
+from portable_bp import Activation, Loss, files, tabular
 from portable_bp.backend import leaves
 from portable_bp.equations import activations, losses
 from portable_bp.errors import CheckpointError
 
+GOLDEN = Path(__file__).parent / "data" / "models"
 X = np.linspace(-1, 1, 20).reshape(10, 2)
 Y = X[:, 0] * X[:, 1]
 
@@ -144,6 +148,28 @@ def test_a_file_with_a_right_checksum_and_wrong_contents(change, tmp_path):
     files.write(tmp_path / "m", arrays, metadata)
     with pytest.raises(CheckpointError, match="holds no network that can be rebuilt"):
         portable_bp.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("version", range(1, files.VERSION + 1))
+def test_models_of_every_version_load_and_mean_the_same(version):
+    """Against the numbers in the files, by the formulas, without our code."""
+    table = runpy.run_path(str(GOLDEN / "make_golden.py"))["table"]()
+    x = np.column_stack([table.columns["x"], table.columns["y"]])
+    model = portable_bp.load(GOLDEN / f"model-v{version}.safetensors")
+    whole = tabular.load(GOLDEN / f"tabular-v{version}.safetensors")
+    arrays, _ = files.read(GOLDEN / f"tabular-v{version}.safetensors")
+    standard = (x - arrays["feature_mean"]) / arrays["feature_scale"]
+    z = standard @ arrays["W1"] + arrays["b1"]
+    o = np.where(z > 0, z, 0.2 * z) @ arrays["W2"] + arrays["b2"]
+    shares = np.exp(o) / np.exp(o).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.forward(standard), shares, rtol=1e-4)
+    np.testing.assert_allclose(whole.probabilities(table), shares, rtol=1e-4)
+    labels = ["above θ" if share[0] > 0.5 else "below" for share in shares]
+    assert whole.predict(table) == labels
+    assert np.mean(np.asarray(labels) == table.columns["kind"]) > 0.9
+    assert model.net.describe() == whole.model.net.describe()
+    assert (model.net.l2, model.net.dropout) == (0.001, (0.1,))
+    assert len(model.history["loss"]) == 40
 
 
 def test_float64_is_not_narrowed_where_jax_has_none(tmp_path, usable):
