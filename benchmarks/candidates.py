@@ -36,7 +36,7 @@ class Candidate(ABC):
     seconds: ClassVar[float] = 0.04
     """About how long a turn of the candidate takes at least."""
 
-    stretch: ClassVar[float] = 0.002
+    stretch: ClassVar[float] = 0.001
     """About how long the stretches are into which a turn is divided."""
 
     tolerance: float

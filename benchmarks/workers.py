@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import statistics
 import sys
 import time
 import traceback
@@ -108,14 +107,14 @@ class Served:
         return {"error": error, "tolerance": candidate.tolerance, "ready_s": ready}
 
     def time(self) -> float:
-        """Seconds per step: the median of short stretches, most of which nobody interrupts."""
+        """Seconds per step: the lower quartile of short stretches, which nobody interrupted."""
         candidate = self.candidate
         once = self._seconds(candidate, 1)  # back into the caches, after the others
         rounds = math.ceil(candidate.stretch / once)
         stretches = math.ceil(candidate.seconds / (rounds * once))
         if rounds * stretches > 1:
-            times = [self._seconds(candidate, rounds) for _ in range(stretches)]
-            once = statistics.median(times) / rounds
+            times = sorted(self._seconds(candidate, rounds) for _ in range(stretches))
+            once = times[stretches // 4] / rounds
         steps: int = candidate.steps
         return once / steps
 
