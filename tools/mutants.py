@@ -257,7 +257,7 @@ MUTANTS = (
     Mutant(
         "a mean of batches that are not equally large", f"{TRAINING}/loop.py",
         "        rows[-1] = self.feed.n - (self.per_epoch - 1) * self.batch_size\n", "",
-        ("tests/test_fit.py", OPTIMIZERS),
+        (OPTIMIZERS,),
     ),
     Mutant(
         "coefficients in float64", f"{TRAINING}/loop.py",
@@ -271,9 +271,9 @@ MUTANTS = (
         (f"{CHECKS} -k steps", HARD),
     ),
     Mutant(
-        "the loss of each step read at once", f"{TRAINING}/loop.py",
-        "            self.losses.append(self.runner.run(",
-        "            self.host_losses()\n            self.losses.append(self.runner.run(",
+        "the loss of each step read at once", "portable_bp/backend.py",
+        "                losses.append(loss)\n",
+        "                losses.append(backend.asarray(backend.to_numpy(loss)))\n",
         (f"{HARD} -k reads",),
     ),
     # --- adapters
@@ -299,7 +299,8 @@ MUTANTS = (
     ),
     Mutant(
         "NumPy plan: snapshots that change later", f"{ADAPTERS}/numpy_plan/runner.py",
-        "return map_leaves(np.copy, self._state)", "return self._state", (HARD, "tests/test_fit.py"),
+        "return map_leaves(np.copy, self._state)", "return self._state",
+        ("tests/backends/test_numpy_plan.py",),
     ),
     Mutant(
         "NumPy: arrays shared with the user's", f"{ADAPTERS}/numpy_backend.py",
