@@ -244,6 +244,39 @@ def test_checkpoints_of_every_version_are_gone_on_with(tmp_path, version):
         np.testing.assert_allclose(p, q, rtol=1e-3, atol=1e-5)
 
 
+JUNK = [None, True, -1, 3, 1e9, "x", [], [1], {}, {"x": 1}, [None, None, None]]
+
+
+def test_a_checkpoint_that_does_not_hold_together_is_refused(tmp_path, report):
+    """With a digest that is right: each entry gone, or anything else in its place."""
+    options = {"early_stopping": EarlyStopping(4), "compile": False}
+    whole = run(tmp_path / "whole", every=7, keep=9, **options)
+    arrays, metadata = files.read(tmp_path / "whole" / "ckpt-0000000007.safetensors")
+    spoilt = [(arrays, {k: v for k, v in metadata.items() if k != name}) for name in metadata]
+    spoilt += [(arrays, metadata | {name: junk}) for name in metadata for junk in JUNK]
+    spoilt += [({k: a for k, a in arrays.items() if k != name}, metadata) for name in arrays]
+    spoilt += [(arrays | {name: arrays[name][:-1]}, metadata) for name in arrays]
+    for name in ("epoch", "in_epoch", "steps"):
+        spoilt += [(arrays, metadata | {name: metadata[name] + d}) for d in (-1, 1)]
+
+    def outcomes():
+        for i, contents in enumerate(spoilt):
+            directory = tmp_path / str(i)
+            directory.mkdir()
+            files.write(directory / "ckpt-0000000007.safetensors", *contents)
+            try:
+                resumed = run(directory, resume=True, every=10**6, **options)
+            except CheckpointError:
+                yield "refused"
+            else:
+                assert_same(resumed, whole)  # status, backend and the like decide nothing
+                yield "whole"
+
+    report(
+        "a checkpoint whose entries are gone or replaced, with a digest that is right", outcomes()
+    )
+
+
 def test_another_run_is_refused(tmp_path):
     run(tmp_path / "a")
     with pytest.raises(CheckpointError, match="pass resume=True"):

@@ -339,7 +339,7 @@ class _Run:
                 getattr(watcher, "begin", _nothing)(self.net, self.epochs)
             for watcher, kept in zip(self.watchers, self.restored, strict=False):
                 if kept is not None:
-                    watcher.restore(kept)
+                    _restore(watcher, kept)
             with self.signals if self.directory is not None else ExitStack():
                 while self.stopped == "finished" and self.epoch < self.epochs:
                     self.one_epoch()
@@ -551,9 +551,35 @@ class _Run:
         """Go on where a checkpoint stands."""
         if metadata.get("kind") != "checkpoint":
             raise CheckpointError("the file is a model, not the checkpoint of a run")
-        recovery.agree(metadata["run"], self.identity)
-        self.epoch, self.in_epoch = metadata["epoch"], metadata["in_epoch"]
-        self.steps = metadata["steps"]
+        try:
+            recovery.agree(metadata["run"], self.identity)
+            self.resume_at(metadata)
+            self.losses = [arrays["losses"]] if arrays["losses"].size else []
+            if sum(map(len, self.losses)) not in (0, self.in_epoch):
+                raise ValueError(f"losses of {len(self.losses[0])} steps after {self.in_epoch}")
+            if metadata["best"] is not None:
+                score, epoch = metadata["best"]
+                params = recovery.unflatten(self.backend, "best", self.state[0], arrays)
+                self.best = (float(score), int(epoch), params)
+            self.start_from(recovery.unflatten(self.backend, "state", self.state, arrays))
+        except CheckpointError:
+            raise
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not hold what a run needs: {error!r}"
+            ) from error
+
+    def resume_at(self, metadata: dict[str, Any]) -> None:
+        """Where the run stands, by the numbers of a checkpoint."""
+        counts = [metadata[name] for name in ("epoch", "in_epoch", "steps")]
+        self.epoch, self.in_epoch, self.steps = (
+            checks.positive_int("", c, least=0) for c in counts
+        )
+        if (
+            self.steps != self.epoch * self.per_epoch + self.in_epoch
+            or self.in_epoch > self.per_epoch
+        ):
+            raise ValueError(f"epoch, step and sum of steps do not belong together: {counts}")
         planned, now = (e * self.per_epoch for e in (metadata["epochs"], self.epochs))
         if any(self.schedule(t, planned) != self.schedule(t, now) for t in range(self.steps)):
             raise CheckpointError(
@@ -562,9 +588,12 @@ class _Run:
                 f"epochs={metadata['epochs']}, or a schedule with total_steps"
             )
         rate, best, waited = metadata["plateau"]
-        self.plateau = (rate, recovery.from_number(best), waited)
-        self.history = History(metadata["history"])
-        self.losses = [arrays["losses"]] if arrays["losses"].size else []
+        self.plateau = (float(rate), recovery.from_number(best), int(waited))
+        self.history = History(
+            [{k: float(v) for k, v in row.items()} for row in metadata["history"]]
+        )
+        if len(self.history.epochs) != self.epoch:
+            raise ValueError(f"the history of {len(self.history.epochs)} epochs after {self.epoch}")
         self.restored = metadata["watchers"]
         if len(self.restored) != len(self.watchers):
             raise CheckpointError(
@@ -573,11 +602,6 @@ class _Run:
             )
         if metadata["stopped"] == "callback":
             self.stopped = "callback"  # that run had come to its end
-        if metadata["best"] is not None:
-            score, epoch = metadata["best"]
-            params = recovery.unflatten(self.backend, "best", self.state[0], arrays)
-            self.best = (score, epoch, params)
-        self.start_from(recovery.unflatten(self.backend, "state", self.state, arrays))
 
     def diverged(self) -> NoReturn:
         """Find the step where it happened, by a replay from the last snapshot, and raise."""
@@ -781,6 +805,17 @@ def _watched(row: dict[str, float]) -> float:
 def _state_of(watcher: Any) -> Any:
     """What a checkpoint keeps of a callback."""
     return watcher.state() if hasattr(watcher, "state") else None
+
+
+def _restore(watcher: Any, kept: Any) -> None:
+    """Hand a callback what a checkpoint keeps of it."""
+    try:
+        watcher.restore(kept)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not hold the state of {checks.shown(watcher)}: {error!r}; pass the "
+            "callbacks of that run, in their order"
+        ) from error
 
 
 def _nothing(*args: Any) -> None:
