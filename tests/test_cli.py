@@ -22,6 +22,7 @@ from portable_bp import cli, datasets, files, tabular, testing
 from portable_bp.checkpoints import CheckpointDirectory
 from portable_bp.cli import inspect
 from portable_bp.testing import Report, Row, equivalence
+from portable_bp.training.callbacks import ProgressBar
 
 RNG = np.random.default_rng(0)
 N = 120
@@ -521,7 +522,7 @@ def test_a_full_disk_leaves_the_old_predictions(call, right, monkeypatch):
 
 # ---------------------------------------------------------------------- checkpoints and signals
 
-RUN = ("--backend", "numpy", "--hidden", "64", "--epochs", "10")
+RUN = ("--backend", "numpy", "--hidden", "64", "--epochs", "25")
 KEPT = (*RUN, "--checkpoint", "run", "--every", "7")
 
 
@@ -575,21 +576,27 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name, code, pixels, whol
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_without_checkpoints_only_ctrl_c_keeps_the_best_model_so_far(name, code, pixels):
-    running = process("train", pixels, *RUN[:-1], "1000000", "--output", "m")
-    wait_for(running, lambda: running.stdout.readline().startswith("total"))
-    time.sleep(1)
-    running.send_signal(getattr(signal, name))
-    found, out, err = end(running)
+def test_without_checkpoints_only_ctrl_c_keeps_the_best_model_so_far(call, monkeypatch, name, code):
+    show = ProgressBar.__call__
+
+    def shown(bar, end):
+        show(bar, end)
+        if end.epoch == 3:
+            signal.raise_signal(getattr(signal, name))
+
+    monkeypatch.setattr(ProgressBar, "__call__", shown)
+    found, out, err = call("train", "digits", *RUN, "--output", "m", "--plot", "loss.png")
     assert (found, err.count("\n")) == (code, 1), err
     if name == "SIGTERM":
-        assert not Path("m").exists()
+        assert os.listdir() == []
         return
-    assert "m is the best model so far" in err
+    assert err == "portable-bp: interrupted; m is the best model so far\n"
     assert "test accuracy" in out
     model = tabular.load("m").model
-    assert 0 < len(model.history.epochs) < 1_000_000
-    assert model.stopped == "interrupted"
+    losses = model.history["validation_loss"]
+    assert (model.stopped, len(losses)) == ("interrupted", 3)
+    assert model.best_epoch == 1 + int(np.argmin(losses))
+    assert Path("loss.png").exists()
 
 
 def test_an_end_before_the_training_writes_nothing(call, monkeypatch):
