@@ -75,6 +75,7 @@ def saved(path: Path, contents: Contents) -> bytes:
 
 def outcomes(path: Path, mutants: Iterable[bytes], *allowed: Contents) -> Iterator[str]:
     for mutant in mutants:
+        path.unlink(missing_ok=True)  # a file that is cut to nothing first waits for the disk
         path.write_bytes(mutant)
         yield outcome(path, *allowed)
 
