@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from portable_bp._typing import Array, HostArray, Step, Tree
@@ -14,7 +14,7 @@ from portable_bp.backend import Backend, Runner, extend
 from portable_bp_backends._graph import GraphRunner
 from portable_bp_backends._host import native_copy
 from portable_bp_backends.cupy_cublas import Gemm
-from portable_bp_backends.cupy_fuse import fuser, philox
+from portable_bp_backends.cupy_fuse import fuser, philox, sign
 from portable_bp_backends.cupy_graph import CupyRecorder
 
 
@@ -53,6 +53,7 @@ class CupyBackend(Backend):
             fuser(native, array_api_compat.cupy) if fuse else lambda f: native.get(f.__name__),
         )
         self.xp.__dict__["matmul"] = lambda a, b, /: self._gemm(a, b)
+        self.xp.__dict__["sign"] = partial(sign, cupy)
         self.device = cupy.cuda.Device(index)
         self.spec = f"cupy:{index}"
 

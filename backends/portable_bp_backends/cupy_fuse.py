@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -13,14 +13,19 @@ _NUMBERS = (bool, int, float)
 """Exactly these types: NumPy's scalars have a dtype of their own, which decides that of results."""
 
 
+def sign(library: Any, x: Any) -> Any:
+    """The standard's sign, NaN for NaN: array_api_compat's writes through a mask, whose entries the
+    host has to count."""
+    return library.where(x == x, library.sign(x), x)
+
+
 def traceable(
     library: Any, plain: Namespace, native: Mapping[str, Callable[..., Any]]
 ) -> Namespace:
     """The namespace that a formula sees while it is traced.
 
     ``library``: CuPy, whose own functions stand here instead of those of array-api-compat
-    (``plain``), some of which look at the array; numbers stand for arrays filled with them; sign
-    keeps NaN, as the standard has it.
+    (``plain``), some of which look at the array; numbers stand for arrays filled with them.
     """
     namespace = ModuleType("portable_bp_traceable")
     namespace.__dict__.update(vars(library))
@@ -30,7 +35,7 @@ def traceable(
         full_like=lambda x, value: value,
         astype=lambda x, dtype: x.astype(dtype),
         finfo=plain.finfo,
-        sign=lambda x: library.where(x == x, library.sign(x), x),
+        sign=partial(sign, library),
         portable_bp_kernel=lambda formula: native.get(formula.__name__),
     )
     return namespace
