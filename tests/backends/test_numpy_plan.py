@@ -13,6 +13,7 @@ import tracemalloc
 import weakref
 from collections.abc import Callable
 from dataclasses import fields, replace
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import array_api_compat.numpy as xp
@@ -557,6 +558,30 @@ def test_pieces_of_a_run_do_not_overwrite_what_later_pieces_read() -> None:
     agree(written.state, planned.state)
 
 
+def test_neighbours_that_differ_in_a_number_or_a_function_are_told_apart() -> None:
+    def step(xp: Any, state: Any, batch: Any) -> Any:
+        a, b, c, d = state
+        _, (first, second) = batch
+        new = a - first * (a * 0.5), b - first * (b * 0.25), c - second * (c * 0.25)
+        return (*new, xp.exp(d - second * (d * 0.25))), ()
+
+    state = tuple(np.arange(1.0, 4.0) + k for k in range(4))
+    written, planned = EagerRunner(numpy(), step, state), PlanRunner(xp, step, state, EXACT)  # type: ignore[arg-type]
+    for runner in (written, planned):
+        runner.run((np.ones(1),), None, (np.asarray([0.5, 0.25]), np.asarray([0.125, 0.5])))
+    agree(written.state, planned.state)
+
+
+def test_functions_of_one_name_are_told_apart() -> None:
+    namespace = ModuleType("namespace")
+    namespace.other = ModuleType("other")  # type: ignore[attr-defined]
+    namespace.f = lambda a: a * 2  # type: ignore[attr-defined]
+    namespace.other.f = lambda a: a * 3  # type: ignore[attr-defined]
+    compiled = PlanFunction(namespace, lambda xp, a: (xp.f(a), xp.other.f(a)))  # type: ignore[arg-type]
+    for _ in range(3):
+        agree(compiled(np.ones(2)), (np.full(2, 2.0), np.full(2, 3.0)))
+
+
 def test_numbers_are_not_baked() -> None:
     step = lambda xp, state, batch: ((state[0] + batch[-1][0],), batch[-1][0] * 2)  # noqa: E731
     runner = PlanRunner(numpy().xp, step, (np.zeros(()),), EXACT)
@@ -662,7 +687,7 @@ def test_two_threads_may_call_one_function() -> None:
 def test_nothing_handed_in_is_kept() -> None:
     problem = Problem((6, 8, 3), 4)
     runner = problem.planned(EXACT)
-    compiled = PlanFunction(numpy().xp, lambda xp, a: xp.matmul(a.T, a))
+    compiled = PlanFunction(numpy().xp, lambda xp, a: xp.matmul(a.T[1:, :], a))
     gc.disable()
     try:
         for _ in range(3):

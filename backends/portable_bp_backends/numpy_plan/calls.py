@@ -14,6 +14,7 @@ from portable_bp_backends.numpy_plan.trace import Node, map_tree, walk
 _REDUCTIONS = {np.sum: np.add, np.max: np.maximum, np.min: np.minimum}
 _OF_REDUCTION = {"axis", "dtype", "keepdims"}
 _SHORT_ROW = 32
+_SHORT_SUM = 1 << 12
 _WORDS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 
 
@@ -107,11 +108,13 @@ class Calls:
     def _reduction(self, i: int, node: Node, out: Any) -> list[Call]:
         (x,) = node.args
         f, axis = _REDUCTIONS[node.call], node.kwargs.get("axis")
-        if len(x.shape) == 2 and x.dtype == node.dtype and type(axis) is int:
+        if x.dtype == node.dtype and len(x.shape) == 2:
             if f is np.add and x.dtype.kind == "f" and not self._switches.exact:
-                return [self._sum_as_product(x, axis, out)]
-            short = axis in (1, -1) and 1 < x.shape[1] <= _SHORT_ROW <= x.shape[0]
-            if f is not np.add and short:
+                if type(axis) is int:
+                    return [self._sum_as_product(x, axis, out)]
+                if axis is None and x.size <= _SHORT_SUM and self._is_flat(x):
+                    return [self._sum_of_all_as_product(x, out)]
+            if f is not np.add and axis in (1, -1) and self._has_short_rows(x):
                 return self._across_columns(i, f, x, out)
         dtype = None if x.dtype == node.dtype else node.dtype
         rest = f"{self._source.text(axis)}, {self._source.text(dtype)}, {{1}}"
@@ -123,6 +126,20 @@ class Calls:
         ones = self._constant(1, x.dtype, (x.shape[axis],))
         factors = (ones, self.value(x)) if axis in (0, -2) else (self.value(x), ones)
         return self._call(np.dot, *factors, out.reshape(-1))
+
+    def _is_flat(self, x: Node) -> bool:
+        value = self.value(x)
+        return isinstance(value, np.ndarray) and value.flags.c_contiguous
+
+    def _sum_of_all_as_product(self, x: Node, out: Any) -> Call:
+        """Rewrite: so is the sum of all of a small one."""
+        ones = self._constant(1, x.dtype, (x.size,))
+        return self._call(np.dot, ones, self.value(x).reshape(-1), out.reshape(()))
+
+    def _has_short_rows(self, x: Node) -> bool:
+        rows, columns = x.shape
+        pair = columns == 2 and isinstance(self.value(x), np.ndarray)
+        return pair or 1 < columns <= _SHORT_ROW <= rows
 
     def _across_columns(self, i: int, f: Any, x: Node, out: Any) -> list[Call]:
         """The maxima of many short rows are the maximum of few long columns."""
@@ -152,8 +169,8 @@ class Calls:
             return [
                 Call(f"{self._source.name(node.ufunc)}({{0}}, {{1}}, out={{2}})", (a, b, result))
             ]
-        if run is None and node.shape[:1] == (1,):
-            return [self._call(node.ufunc, *_without_first_axis([*operands, result]))]
+        if run is None and len(node.shape) == 2 and node.shape[0] == 1:
+            return [self._call(node.ufunc, *_as_vectors([*operands, result]))]
         return [self._call(node.ufunc, *operands, result)]
 
     def _where(self, i: int, node: Node, run: Run | None, out: Operand) -> list[Call]:
@@ -237,10 +254,10 @@ def _argument_dtypes(node: Node) -> tuple[Any, ...]:
     return found[:-1]
 
 
-def _without_first_axis(operands: list[Operand]) -> list[Operand]:
-    """A matrix of one row and a vector as two vectors, which spares NumPy the broadcasting."""
+def _as_vectors(operands: list[Operand]) -> list[Operand]:
+    """A matrix of one row as a vector, an array of one entry as a number: spares NumPy the
+    broadcasting."""
     arrays = [o.value for o in operands]
-    if any(isinstance(a, Name) for a in arrays) or len({a.shape for a in arrays if a.shape}) == 1:
+    if any(isinstance(a, Name) for a in arrays):
         return operands
-    ndim = arrays[-1].ndim
-    return [Operand(a[0]) if a.ndim == ndim else Operand(a) for a in arrays]
+    return [Operand(a.reshape(a.shape[-1:] if a.size > 1 else ())) for a in arrays]

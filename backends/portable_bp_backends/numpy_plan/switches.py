@@ -12,7 +12,8 @@ class Switches:
     Without ``exact``, two rewrites may add up the same terms in another order; over n terms every
     order stays within ``n eps sum |terms|`` of the true sum:
 
-    - the sum of a matrix over its rows or its columns is its product with a vector of ones;
+    - the sum of a matrix over its rows or its columns, or of all of a small one, is its product with
+      a vector of ones;
     - a product of matrices goes through ``np.dot``, which may choose another routine of BLAS than
       ``np.matmul``.
 
