@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 from portable_bp._typing import Array, HostArray, Namespace, Params
 from portable_bp.backend import Backend
 from portable_bp.equations import activations, network
 from portable_bp.equations.activations import Activation
+from portable_bp.estimators._remembered import remembered
 from portable_bp.mlp import to_backend
 from portable_bp.training.model import BLOCK_BYTES, LastLayer
 
 
-@lru_cache(maxsize=64)
+@remembered
 def last_layer(backend: Backend, layers: tuple[str | Activation, ...]) -> LastLayer:
     """``(params, x) -> (z^L, a^L)`` for a network with these activations, by name or as objects."""
     functions = [activations.get(a) for a in layers]

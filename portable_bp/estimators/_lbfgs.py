@@ -12,15 +12,43 @@ import scipy.optimize
 from sklearn.exceptions import ConvergenceWarning
 
 from portable_bp._typing import Array, HostArray, Namespace, Params, Tree
+from portable_bp.backend import Backend
 from portable_bp.equations import losses, network
+from portable_bp.equations.network import Equations
 from portable_bp.estimators import _forward
 from portable_bp.estimators._place import Place
+from portable_bp.estimators._remembered import remembered
 from portable_bp.estimators._rows import Rows
 from portable_bp.estimators._warn import warn
 from portable_bp.mlp import MLP
 
 if TYPE_CHECKING:
     from portable_bp.estimators._base import BaseMLP
+
+
+@remembered
+def compiled(backend: Backend, equations: Equations) -> Callable[..., Tree]:
+    """``(params, l2, classes, x, y, weights) -> (loss, gradients)``; the weights are optional.
+
+    ``l2`` is a 0-d array, ``classes`` the numbers 0 .. k-1 for a y of class labels.
+    """
+
+    def f(
+        xp: Namespace,
+        params: Params,
+        l2: Array,
+        classes: Array,
+        x: Array,
+        y: Array,
+        *weights: Array,
+    ) -> Tree:
+        if y.ndim == 1:
+            y = losses.one_hot(y, classes, x.dtype, xp=xp)
+        w = weights[0] if weights else None
+        penalised = replace(equations, l2=l2)
+        return network.loss_and_gradients(penalised, params, x, y, xp=xp, weights=w)
+
+    return backend.compile_function(f)
 
 
 class Objective:
@@ -37,21 +65,12 @@ class Objective:
     def __init__(self, net: MLP, place: Place, rows: Rows, alpha: float) -> None:
         self.place, self.rows = place, rows
         self.shapes = [s for s, _ in net.shapes] + [s for _, s in net.shapes]
-        total = rows.n if rows.weights is None else float(rows.weights.sum())
-        eq = replace(net.equations, l2=alpha / total)
-
-        def f(xp: Namespace, params: Params, x: Array, y: Array, *weights: Array) -> Tree:
-            if y.ndim == 1:
-                y = losses.one_hot(y, self.classes, x.dtype, xp=xp)
-            w = weights[0] if weights else None
-            return network.loss_and_gradients(eq, params, x, y, xp=xp, weights=w)
-
-        self.classes: Any = None
-        if rows.y.ndim == 1:
-            with place.work.scope():
-                self.classes = place.work.asarray(np.arange(net.sizes[-1]), place.work.index_dtype)
-        self.total = total
-        self.f = place.work.compile_function(f)
+        self.total = rows.n if rows.weights is None else float(rows.weights.sum())
+        work = place.work
+        with work.scope():
+            self.l2 = work.asarray(np.asarray(alpha / self.total), rows.name)
+            self.classes = work.asarray(np.arange(net.sizes[-1]), work.index_dtype)
+        self.f = compiled(work, net.equations)
 
     def pack(self, params: Params) -> HostArray:
         """Parameters as one vector in float64 on the host."""
@@ -75,7 +94,7 @@ class Objective:
         with work.scope(), np.errstate(over="ignore", invalid="ignore"):
             params = self.unpack(w)
             if not self.rows.sparse:
-                loss, grads = self.f(params, *self.rows.arrays())
+                loss, grads = self.f(params, self.l2, self.classes, *self.rows.arrays())
                 return float(work.to_numpy(loss)), self.pack(grads)
             return self._in_blocks(params)
 
@@ -85,7 +104,7 @@ class Objective:
         for block in self.rows.blocks(_forward.block_rows(params, self.rows.name)):
             share = block.n if block.weights is None else float(block.weights.sum())
             if share:
-                l, g = self.f(params, *block.arrays())
+                l, g = self.f(params, self.l2, self.classes, *block.arrays())
                 loss += float(self.place.work.to_numpy(l)) * share / self.total
                 gradient += self.pack(g) * (share / self.total)
         return loss, gradient

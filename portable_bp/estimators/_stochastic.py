@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from portable_bp.equations.optimizers import Adam, AdamW, Momentum, Nesterov, Op
 from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.estimators import _forward
 from portable_bp.estimators._place import Place
+from portable_bp.estimators._remembered import remembered
 from portable_bp.estimators._rows import Rows
 from portable_bp.estimators._warn import warn
 from portable_bp.mlp import MLP
@@ -94,9 +94,7 @@ def fresh_state(est: BaseMLP, params: Params, place: Place) -> OptimizerState:
     return OptimizerState(rule, slots, rate, plateau=(rate, math.inf, 0))
 
 
-@lru_cache(maxsize=16)
-def _known_step(plan: StepPlan) -> Step:
-    return make_step(plan)
+_known_step = remembered(make_step)
 
 
 def step_of(plan: StepPlan) -> Step:
@@ -105,12 +103,8 @@ def step_of(plan: StepPlan) -> Step:
     So a backend may take up what it has compiled for it before: in the next call of
     ``partial_fit``, in the next fold of a cross-validation.
     """
-    if plan.counters is None and plan.classes is None:
-        try:
-            return _known_step(plan)
-        except TypeError:  # an activation or a loss without a hash
-            pass
-    return make_step(plan)
+    constant = plan.counters is None and plan.classes is None  # else there are arrays to compare
+    return (_known_step if constant else make_step)(plan)
 
 
 @dataclass(frozen=True)
