@@ -11,6 +11,7 @@ test names what it needs with ``@pytest.mark.needs("float64")``.
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -133,3 +134,11 @@ def report(request: pytest.FixtureRequest) -> Callable[[str, Iterable[str]], Non
         assert set(count) <= {"whole", "refused"}, count
 
     return record
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the suite runs in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

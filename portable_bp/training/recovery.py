@@ -96,8 +96,9 @@ def agree(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 class Signals:
     """Within the block, SIGINT, SIGTERM and SIGUSR1 ask for a stop instead of forcing one.
 
-    ``received`` is the name of the first one. A second SIGINT interrupts at once. In a thread that
-    is not the main one Python lets nobody listen, and nothing is changed.
+    ``received`` is the name of the first one. A second SIGINT interrupts at once. A signal that the
+    process ignores (a shell sets SIGINT so for what runs in its background) stays ignored. In a
+    thread that is not the main one Python lets nobody listen, and nothing is changed.
     """
 
     NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
@@ -110,7 +111,11 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             for name in self.NAMES:
                 number = getattr(signal, name, None)  # Windows has no SIGUSR1
-                if number is not None:
+                if number is None:
+                    continue
+                handler = signal.getsignal(number)
+                # None: a handler that is not Python's, which nobody could put back.
+                if handler not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._listen)
         return self
 
