@@ -42,6 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(capability): the backend must have it, else skip")
+    # For what runs in its background a shell has Ctrl-C ignored, here and in the processes we start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     known = specs(config)
     for spec in required(config):
         if spec not in known:
@@ -134,11 +137,3 @@ def report(request: pytest.FixtureRequest) -> Callable[[str, Iterable[str]], Non
         assert set(count) <= {"whole", "refused"}, count
 
     return record
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C interrupts, also where the suite runs in the background of a shell, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)

@@ -156,7 +156,6 @@ def test_max_time_stops_between_epochs():
     assert model.stopped == "time"
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_cleanly_and_keeps_the_best_model_so_far():
     X, y = regression(60)
     Xv, yv = regression(40, seed=3)

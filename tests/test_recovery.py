@@ -316,8 +316,7 @@ def test_another_run_is_refused(tmp_path):
 
 
 CHILD = """
-import signal, sys, numpy as np, portable_bp
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import sys, numpy as np, portable_bp
 rng = np.random.default_rng(0)
 X = rng.normal(size=(300, 3)).astype("float32"); y = np.sin(X[:, 0])
 net = portable_bp.MLP([3, 16, 1], hidden="tanh", dropout=0.1)
@@ -445,7 +444,6 @@ def test_a_signal_waits_for_few_steps_of_a_large_network(tmp_path, monkeypatch):
     assert_same(again, run(batch_size=4))
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_ends_at_once(tmp_path, monkeypatch):
     """In the middle of a step: the model is that of the last save, and the run can go on."""
     table, steps = loop._Run.table, []
@@ -485,16 +483,14 @@ def test_a_run_goes_on_on_another_backend(tmp_path, monkeypatch, first, second):
         np.testing.assert_allclose(model.backend.to_numpy(p), q, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def interrupt(end):
-        os.kill(os.getpid(), signal.SIGINT)
-
-    model = run(tmp_path / "a", callbacks=[interrupt])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        model = run(tmp_path / "a", callbacks=[lambda end: signal.raise_signal(signal.SIGINT)])
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert model.stopped == "finished"
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_signals_are_left_alone_without_a_directory_and_put_back_after():
