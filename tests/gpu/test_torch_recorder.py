@@ -81,6 +81,7 @@ def test_results_in_memory_of_the_state_are_seen():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own, about its own
 def test_a_step_through_torch_compile_agrees():
     step, state = network(dropout=0)
     compiled = inductor(step, TORCH.xp)
