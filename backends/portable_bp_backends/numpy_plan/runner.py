@@ -206,9 +206,11 @@ class _Losses:
             for handed in arguments:
                 replay(*handed)
             return
-        for self._done, handed in enumerate(arguments, self._done):  # noqa: B020
-            found[self._done] = replay(*handed)
-        self._done += 1
+        done = self._done
+        for handed in arguments:
+            found[done] = replay(*handed)
+            done += 1
+        self._done = done
 
 
 class PlanFunction:
