@@ -189,9 +189,10 @@ def figures(record: dict[str, Any]) -> list[tuple[Entry, str, Any]]:
 
 def _say(entry: Entry) -> None:
     """A line as soon as a case is done."""
-    found = entry.get("candidates", {})
-    fast = ", ".join(f"{n} {tables.duration(m)}" for n in found if (m := median(entry, n)))
-    console.print(f"  {entry['name']}: {fast}", highlight=False, soft_wrap=True)
+    times = {n: tables.duration(median(entry, n)) for n in entry.get("candidates", {})}
+    bytes_ = {n: tables.size(b) for n, b in entry.get("process", {}).items() if isinstance(b, int)}
+    found = ", ".join(f"{n} {text}" for n, text in (times | bytes_).items())
+    console.print(f"  {entry['name']}: {found}", highlight=False, soft_wrap=True)
 
 
 def _show(title: str, table: tables.Table) -> None:

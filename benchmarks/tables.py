@@ -237,13 +237,15 @@ def measured_on(record: Record, part: str = "training") -> str:
     m, p = record["machine"], record[part]
     libraries = ", ".join(f"{n} {v}" for n, v in m["libraries"].items())
     pools: list[dict[str, Any]] = p["blas"].get("ours numpy") or next(iter(p["blas"].values()), [])
-    kernels = "".join(
-        f"; {b['internal_api']} {b['version']} on its {b['architecture']} kernels"
-        for b in pools
-        if b["user_api"] == "blas"
-    )
+    kernels = ""
+    if blas := [pool for pool in pools if pool["user_api"] == "blas"]:
+        numpys = blas[0]  # the first that is loaded; SciPy brings one of its own
+        kernels = (
+            f"; {numpys['internal_api']} {numpys['version']}, {numpys['architecture']} kernels"
+        )
+    cores = f"{m['cores']} core{'s' * (m['cores'] > 1)}"
     return (
-        f"Measured on {p['date']}: {m['processor']} ({', '.join(m['instructions'])}), {m['cores']} "
-        f"cores, {m['memory_gib']} GiB, {m['system']}, Python {m['python']}, {libraries}{kernels}; "
-        f"load before the run {p['load']}. float32; medians."
+        f"Measured on {p['date']}: {m['processor']} ({', '.join(m['instructions'])}), {cores}, "
+        f"{m['memory_gib']} GiB, {m['system']}, Python {m['python']}, {libraries}{kernels}; load "
+        f"before the run {p['load']}. float32; medians."
     )
