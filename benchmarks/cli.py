@@ -189,10 +189,11 @@ def figures(record: dict[str, Any]) -> list[tuple[Entry, str, Any]]:
 
 def _say(entry: Entry) -> None:
     """A line as soon as a case is done."""
-    times = {n: tables.duration(median(entry, n)) for n in entry.get("candidates", {})}
-    bytes_ = {n: tables.size(b) for n, b in entry.get("process", {}).items() if isinstance(b, int)}
-    found = ", ".join(f"{n} {text}" for n, text in (times | bytes_).items())
-    console.print(f"  {entry['name']}: {found}", highlight=False, soft_wrap=True)
+    times = ((n, median(entry, n)) for n in entry.get("candidates", {}))
+    parts = [f"{n} {tables.duration(us)}" for n, us in times if us is not None]
+    grown = entry.get("process", {}).items()
+    parts += [f"{n} {tables.size(nbytes)}" for n, nbytes in grown if isinstance(nbytes, int)]
+    console.print(f"  {entry['name']}: {', '.join(parts)}", highlight=False, soft_wrap=True)
 
 
 def _show(title: str, table: tables.Table) -> None:
