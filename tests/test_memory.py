@@ -27,10 +27,7 @@ ROW_OF_HISTORY = 1000
 """Bytes that an epoch's numbers take at most."""
 
 
-@pytest.mark.parametrize("compile", [True, False])
-def test_two_thousand_epochs_take_no_more_memory_than_two_hundred(
-    compile: bool, tmp_path: Any
-) -> None:
+def test_two_thousand_epochs_take_no_more_memory_than_two_hundred(tmp_path: Any) -> None:
     """What Python holds grows by the rows of the history and nothing else, checkpoints included."""
     marks = {}
 
@@ -41,7 +38,7 @@ def test_two_thousand_epochs_take_no_more_memory_than_two_hundred(
     tracemalloc.start()
     try:
         portable_bp.fit(
-            NET, X, Y, epochs=2000, batch_size=None, callbacks=[mark], compile=compile,
+            NET, X, Y, epochs=2000, batch_size=None, callbacks=[mark],
             checkpoint=tmp_path / "runs", every=500,
         )  # fmt: skip
     finally:

@@ -219,6 +219,17 @@ def test_every_schedule_is_positive_over_its_run():
             assert all(0 < rate <= 0.1 + 1e-12 for rate in rates), kind
 
 
+@pytest.mark.parametrize("total", range(1, 13))
+def test_schedules_of_short_runs(total):
+    """Also where a peak or an end falls on the first step."""
+    for kind in schedules.SCHEDULES.values():
+        shares = {"rise": (0.1, 0.25, 0.5, 0.9)} if kind is schedules.OneCycle else {"rate": (0.1,)}
+        for name, values in shares.items():
+            for value in values:
+                rates = [kind(**{"rate": 0.1, name: value})(t, total) for t in range(total + 2)]
+                assert all(0 <= rate <= 0.1 + 1e-12 for rate in rates), (kind, value)
+
+
 @pytest.mark.parametrize("name", [n for n in initializers.INITIALIZERS if n != "zeros"])
 def test_initial_variance(name):
     net = portable_bp.MLP([400, 250], initializer=name)

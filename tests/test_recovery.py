@@ -170,7 +170,8 @@ def test_resume_on_every_backend(tmp_path, monkeypatch, backend, compile):
     # Without dropout: compiling its random bits takes JAX seconds.
     net = portable_bp.MLP([3, 8, 1], hidden="tanh")
     options = {
-        "net": net, "backend": backend, "compile": compile, "epochs": 3, "optimizer": "adamw",
+        "net": net, "backend": backend, "compile": compile, "epochs": 2, "optimizer": "adamw",
+        "validation": None,
         "learning_rate": schedules.OneCycle(0.05), "sample_weight": np.linspace(0.5, 1, 47),
     }  # fmt: skip
     resume_everywhere(tmp_path, monkeypatch, [8], **options)
@@ -611,23 +612,6 @@ def test_no_step_waits_for_the_device(monkeypatch, report_loss):
     assert set(counts[0]) <= {"to_numpy", "__array__"}
     assert counts[0]["__array__"] == counts[0]["to_numpy"]  # no value is looked at elsewhere
     assert counts[0]["to_numpy"] <= 3 + 1
-
-
-@pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])
-def test_the_parameters_kept_are_those_of_the_last_finite_step(backend):
-    """The message's step, taken once more from the kept parameters, is not finite."""
-    relu = portable_bp.MLP([3, 8, 1])
-    with pytest.raises(DivergenceError) as caught:
-        portable_bp.fit(
-            relu, X, Y, optimizer="sgd", learning_rate=1e8, epochs=30, batch_size=None,
-            backend=backend,
-        )  # fmt: skip
-    model = caught.value.model
-    with np.errstate(all="ignore"):
-        loss, grads = relu.loss_and_gradients(model.params, X, Y)
-        moved = [p - 1e8 * g for p, g in zip(leaves(model.params), leaves(grads), strict=True)]
-    values = [loss, *moved]
-    assert not all(np.isfinite(model.backend.to_numpy(v)).all() for v in values)
 
 
 def test_divergence_leaves_the_earlier_checkpoints(tmp_path):
