@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -72,20 +73,22 @@ def versions() -> dict[str, str]:
 # --- the parts ------------------------------------------------------------------------------------
 
 
-def suite(specs: Iterable[str], dry: bool) -> list[dict[str, Any]]:
+def suite(specs: Iterable[str], dry: bool) -> Iterator[dict[str, Any]]:
     """The equivalence suite on each backend, then what TF32 leaves of the gradients."""
-    found = []
     for spec in specs:
         began = time.perf_counter()
         checked = rehearsed(spec) if dry else check_backend(spec)
-        found.append(_summary(checked, False, time.perf_counter() - began))
+        yield _summary(checked, False, time.perf_counter() - began)
         for backend, around in rough(spec):
             began = time.perf_counter()
-            with around:
-                rows = tuple(rough_rows(backend))
+            try:
+                with around:
+                    rows = tuple(rough_rows(backend))
+            except Exception as error:  # a finding, as in check_backend
+                note = f"{type(error).__name__}: {error}".splitlines()[0]
+                rows = (Row("TF32", "", "float32", "", math.inf, 0.0, note),)
             checked = Report(backend.spec, "", {}, rows, {})
-            found.append(_summary(checked, True, time.perf_counter() - began))
-    return found
+            yield _summary(checked, True, time.perf_counter() - began)
 
 
 def rehearsed(spec: str) -> Report:
@@ -164,20 +167,32 @@ def tests(specs: Iterable[str], dry: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def bench(dry: bool, rounds: int) -> list[dict[str, Any]]:
+def bench(dry: bool, rounds: int) -> Iterator[dict[str, Any]]:
     """An entry for each network."""
     makers = gpu_bench.rehearsal() if dry else gpu_bench.candidates()
     cases = (Case((8, 16, 2), 32, 256),) if dry else gpu_bench.CASES
-    entries = []
     for case in cases:
-        entries.append(
-            gpu_bench.compare(case, makers, 1 if dry else rounds, 0.001 if dry else 0.05)
-        )
-        print(tables.speeds(entries[-1:]).markdown(), flush=True)
-        for name, found in entries[-1]["candidates"].items():
+        entry = gpu_bench.compare(case, makers, 1 if dry else rounds, 0.001 if dry else 0.05)
+        print(tables.speeds([entry]).markdown(), flush=True)
+        for name, found in entry["candidates"].items():
             if "refused" in found:
                 print(f"REFUSED {name}: {found['refused']}", flush=True)
-    return entries
+        yield entry
+
+
+def measured(part: str, specs: list[str], dry: bool, rounds: int) -> Iterator[Record]:
+    """What a part adds to the record, again and again as it grows."""
+    grown: list[dict[str, Any]] = []
+    if part == "tests":
+        yield {"tests": tests(specs, dry)}
+    elif part == "suite":
+        for summary in suite(specs, dry):
+            grown.append(summary)
+            yield {"suite": grown}
+    else:
+        for entry in bench(dry, rounds):
+            grown.append(entry)
+            yield {"timings": grown, "targets": gpu_bench.targets(grown)}
 
 
 # --- the record -----------------------------------------------------------------------------------
@@ -221,15 +236,10 @@ def main(arguments: list[str] | None = None) -> int:
     record = started(chosen.output, [] if chosen.dry_run else cards)
     for part in chosen.part or PARTS:
         print(f"--- {part}", flush=True)
-        if part == "suite":
-            record["suite"] = suite(specs, chosen.dry_run)
-        elif part == "tests":
-            record["tests"] = tests(specs, chosen.dry_run)
-        else:
-            record["timings"] = bench(chosen.dry_run, chosen.rounds)
-            record["targets"] = gpu_bench.targets(record["timings"])
-        if not chosen.dry_run:
-            write(record, chosen.output)
+        for found in measured(part, specs, chosen.dry_run, chosen.rounds):
+            record |= found
+            if not chosen.dry_run:  # what is there stays if the rest is cut off
+                write(record, chosen.output)
     print("---\n" + report({**record, "gpu": record["gpu"] or "dry run"}))
     good = all(s["agrees"] for s in record.get("suite", [])) and not record.get("tests", {}).get(
         "failures"
