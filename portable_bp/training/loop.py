@@ -89,7 +89,8 @@ def fit(
     Parameters
     ----------
     net : MLP
-    X : (n, inputs), finite numbers of any library; host data are moved to ``backend``
+    X : (n, inputs), finite numbers of any library; host data are moved to ``backend``, and a tensor
+        that requires a gradient is detached
     y : (n, outputs), or (n,) for one output; class labels as integers (n,) or one-hot rows
     optimizer : ``sgd``, ``momentum``, ``nesterov``, ``adagrad``, ``rmsprop``, ``adam``, ``adamw``, or
         an Optimizer
