@@ -361,6 +361,80 @@ MUTANTS = (
         "            import jax\n\n            jax.clear_caches()\n"
         "            self._state, losses = self._epoch(", (f"{HARD} -k traced",),
     ),
+    # --- the estimators
+    Mutant(
+        "estimators: the start of logistic units", f"{ESTIMATORS}/_base.py",
+        "(2.0 if rule in", "(6.0 if rule in", (PARITY,),
+    ),
+    Mutant(
+        "estimators: a plateau that is looked at late", f"{ESTIMATORS}/_stochastic.py",
+        "            isinstance(est.learning_rate, ReduceOnPlateau),\n", "", (BEYOND,),
+    ),
+    Mutant(
+        "estimators: a penalty by rows where there are weights", f"{ESTIMATORS}/_stochastic.py",
+        "np.add.reduceat(weights[order], starts)", "self.sizes.astype(np.float64)", (PARITY,),
+    ),
+    Mutant(
+        "estimators: a loss without scikit-learn's bound", f"{ESTIMATORS}/_losses.py",
+        "return xp.minimum(l, xp.full_like(l, -math.log(float(info.eps))))",
+        "return l + 0 * float(info.eps)", (PARITY,),
+    ),
+    Mutant(
+        "estimators: weights of classes instead of those of rows", f"{ESTIMATORS}/_base.py",
+        "return by_class if weights is None else weights * by_class", "return by_class", (BEYOND,),
+    ),
+    Mutant(
+        "estimators: predictions anywhere", f"{ESTIMATORS}/_base.py",
+        "if there.spec == home.spec:", "if there.spec:", (FOLLOWS,),
+    ),
+    Mutant(
+        "estimators: X read by the host", f"{ESTIMATORS}/_input.py",
+        "bool(backend.to_numpy(backend.xp.all(backend.xp.isfinite(array))))",
+        "bool(np.isfinite(backend.to_numpy(array)).all())", (FOLLOWS,),
+    ),
+    Mutant(
+        "estimators: half a fit when the memory ran out", f"{ESTIMATORS}/_base.py",
+        "            self.__dict__.clear()\n            self.__dict__.update(before)\n", "",
+        ("tests/estimators/test_bad_input.py",),
+    ),
+    Mutant(
+        "estimators: an epoch that begins and never ends", f"{ESTIMATORS}/_callbacks.py",
+        "            if self._open:", "            if False:", (BEYOND,),
+    ),
+    Mutant(
+        "estimators: quantiles that cross", f"{ESTIMATORS}/_regressor.py",
+        "xp.sort(xp.reshape(out, (out.shape[0], -1, levels)), axis=2)",
+        "xp.reshape(out, (out.shape[0], -1, levels))", (BEYOND,),
+    ),
+    Mutant(
+        "estimators: the last parameters instead of the best", f"{ESTIMATORS}/_stochastic.py",
+        "            params = self.best\n", "            pass\n", (BEYOND,),
+    ),
+    Mutant(
+        "estimators: moments exchanged on the way to scikit-learn", f"{ESTIMATORS}/_interop.py",
+        "(_flat(s) for s in state.slots)", "(_flat(s) for s in reversed(state.slots))", (BEYOND,),
+    ),
+    Mutant(
+        "estimators: log probabilities that are not finite", f"{ESTIMATORS}/_classifier.py",
+        "xp.log(xp.where(some, p, xp.ones_like(p))), stable)", "xp.log(p), xp.log(p))", (BEYOND,),
+    ),
+    Mutant(
+        "estimators: a pickle that holds the device", f"{ESTIMATORS}/_base.py",
+        "if not coefs or owner(coefs[0]) is None:", "if True:", (FOLLOWS,),
+    ),
+    Mutant(
+        "estimators: an infinite loss that is no error", f"{ESTIMATORS}/_base.py",
+        "not (math.isfinite(self.loss_) and place.finite(found))", "not place.finite(found)",
+        ("tests/estimators/test_bad_input.py",),
+    ),
+    Mutant(
+        "plans: two runners in one memory", f"{ADAPTERS}/numpy_plan/runner.py",
+        "found = idle.pop(form, None)", "found = idle.get(form)", (REUSE,),
+    ),
+    Mutant(
+        "plans: the state of the run before", f"{ADAPTERS}/numpy_plan/runner.py",
+        "        workshop.start(given)\n", "", (REUSE,),
+    ),
 )  # fmt: skip
 
 

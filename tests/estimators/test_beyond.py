@@ -522,6 +522,16 @@ def test_a_progress_bar_in_a_pipeline_and_a_search(
     assert "100%" in shown
 
 
+@pytest.mark.parametrize("y", [CLASSES, UNEVEN, LABELS])
+def test_log_probabilities_are_finite(y: Any) -> None:
+    est = classifier().fit(X, y)
+    near, far = est.predict_log_proba(X), est.predict_log_proba(1e6 * X)
+    assert_allclose(near, np.log(est.predict_proba(X)), rtol=1e-12)
+    assert (est.predict_proba(1e6 * X) == 0).any()
+    assert np.isfinite(far).all()
+    assert far.min() < -1e3
+
+
 # --- hidden activations ---------------------------------------------------------------------------
 
 

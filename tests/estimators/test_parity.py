@@ -221,3 +221,20 @@ def test_a_batch_of_zero_weights_moves_nothing() -> None:
         some_rows.fit(X[:20], y[:20])
     for mine, other in zip(all_rows.coefs_, some_rows.coefs_, strict=True):
         assert_allclose(mine, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("y", [[0, 1], [0, 1, 2]])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_label_that_seems_impossible_costs_what_scikit_learn_says(y: Any, dtype: str) -> None:
+    # It keeps probabilities of 0 out of the logarithm: the loss ends at -ln eps.
+    found = []
+    for library in (ours, theirs):
+        est = library.MLPClassifier(
+            (), solver="sgd", alpha=0.0, learning_rate_init=1e-9, random_state=0
+        )
+        X = np.eye(len(y), dtype=dtype)
+        est.partial_fit(X, y, classes=y)
+        est.coefs_ = [np.asarray(-1000 * (X if len(y) > 2 else X[:, 1:]), dtype=dtype)]
+        found.append(est.partial_fit(X, y).loss_)
+    assert found[0] > 7
+    assert_allclose(found[0], found[1], rtol=1e-6)
