@@ -115,7 +115,7 @@ def test_host_arrays_may_change_as_soon_as_run_returns(backend: Backend) -> None
     runner: Any = backend.compile(step, (backend.asarray(0.0, "float32"),))
     x = backend.asarray(np.arange(4, dtype="float32"))
     for k in range(20):
-        order, table = np.full((50, 1), k % 4), (np.ones(50, "float32"),)
+        order, table = np.full((50, 1), k % 4, "int32"), (np.ones(50, "float32"),)
         found = runner.run((x,), order, table)
         order[...], table[0][...] = 0, np.nan
         np.testing.assert_array_equal(np.asarray(found), k % 4)

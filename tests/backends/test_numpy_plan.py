@@ -153,7 +153,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "l1, l2, clipped": {"l1": 0.1, "l2": 0.1, "clip_value": 0.01},
     "labels, no loss": {"labels": True, "clip_norm": 0.1, "dropout": 0.2, "report": False},
 }
-NETS = {"one layer": ((5, 3), 4), "small": ((8, 16, 2), 5), "deep": ((30, 64, 32, 2), 32)}
+NETS = {
+    "one layer": ((5, 3), 4),
+    "small": ((8, 16, 2), 5),
+    "square": ((6, 6, 6), 6),
+    "deep": ((30, 64, 32, 2), 32),
+}
 
 
 @pytest.mark.parametrize("optimizer", sorted(optimizers.OPTIMIZERS))
@@ -789,7 +794,11 @@ def test_reuse_takes_less_memory() -> None:
         graph = trace_function(xp, f, (np.ones((50, 50)),))
         return Plan(graph, State([]), replace(switches, piece=0)).nbytes
 
-    assert nbytes(EXACT) < 4 * 50 * 50 * 8 < 20 * 50 * 50 * 8 < nbytes(replace(EXACT, reuse=False))
+    block = 50 * 50 * 8
+    assert nbytes(EXACT) < 4 * block
+    assert nbytes(replace(EXACT, reuse=False)) > 40 * block, (
+        "two results a round, none over another"
+    )
 
 
 def test_what_is_large_runs_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
