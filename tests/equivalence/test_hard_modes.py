@@ -129,6 +129,17 @@ def test_the_layout_in_memory_makes_no_difference(where: Backend, layout: str) -
         np.testing.assert_allclose(a, b, rtol=0, atol=GRADIENT * 2**-53 * max(1, np.abs(b).max()))
 
 
+@pytest.mark.parametrize("kind", ["f4", "i4"])
+def test_foreign_byte_orders(where: Backend, kind: str) -> None:
+    """No library but NumPy takes them, and what leaves us is in the machine's own."""
+    for order in "<>":
+        values = np.arange(3).astype(f"{order}{kind}")
+        with where.scope():
+            back = where.to_numpy(where.asarray(values))
+        assert back.dtype == np.dtype(kind)
+        assert back.tolist() == [0, 1, 2]
+
+
 def test_rows_that_are_one_row_in_memory(where: Backend) -> None:
     """Zero strides: a broadcast row, target and weight."""
     params, x, y, weights = data("float64")
