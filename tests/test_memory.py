@@ -89,6 +89,8 @@ model = portable_bp.fit(net, mapped[:2], y[:2], epochs=1)
 tracemalloc.start()
 model = portable_bp.fit(net, mapped, y, epochs=1, batch_size=1000, validation=(mapped[:10], y[:10]))
 print(model.stopped, tracemalloc.get_traced_memory()[1] < room)
+model = portable_bp.fit(net, mapped, y, epochs=1, batch_size=1000, validation=0.5)
+print(model.stopped, tracemalloc.get_traced_memory()[1] < room)
 tracemalloc.stop()
 with open("/proc/self/statm") as file:
     now = int(file.read().split()[0]) * resource.getpagesize()
@@ -114,7 +116,12 @@ def test_rows_that_do_not_fit_in_memory(tmp_path: Any) -> None:
     command = [sys.executable, "-c", LIMITED, str(tmp_path / "x.npy"), str(250 * 2**20)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["finished True", "too large", "(800000, 2) True True"]
+    assert done.stdout.splitlines() == [
+        "finished True",
+        "finished True",
+        "too large",
+        "(800000, 2) True True",
+    ]
 
 
 def test_a_layer_that_fits_nowhere_allocates_nothing() -> None:

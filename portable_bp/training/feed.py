@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Streamed:
 
     n: int
     backend: Backend
-    arrays: tuple[HostArray, ...]
+    arrays: tuple[HostArray | Selected, ...]
     dtypes: tuple[str, ...]
 
     def pieces(self, order: HostArray, limit: int) -> Iterator[Piece]:
@@ -92,7 +93,7 @@ class Streamed:
         return Piece(sent, np.arange(len(rows)).reshape(order.shape))
 
 
-def _gathered(array: HostArray, rows: HostArray, dtype: str) -> HostArray:
+def _gathered(array: HostArray | Selected, rows: HostArray, dtype: str) -> HostArray:
     """``array[rows]`` in ``dtype``; of the dtype they have only some rows at a time."""
     if array.dtype == np.dtype(dtype):
         return array[rows]
@@ -103,10 +104,46 @@ def _gathered(array: HostArray, rows: HostArray, dtype: str) -> HostArray:
     return found
 
 
+@dataclass(frozen=True)
+class Selected:
+    """Some rows of a file's array, which stays on disk: they are read when they are asked for."""
+
+    base: HostArray
+    rows: HostArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.base.shape[1:])
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.base.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> HostArray:
+        rows, *rest = key if isinstance(key, tuple) else (key,)
+        found: HostArray = self.base[(self.rows[rows], *rest)]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
+        return np.asarray(self.base[self.rows], dtype)
+
+
+def select(X: HostArray, rows: HostArray) -> HostArray | Selected:
+    """``X[rows]``; of a file's array, without reading them now."""
+    return Selected(X, rows) if _mapped(X) else X[rows]
+
+
 def must_stream(backend: Backend, X: Any, dtype: str) -> bool:
     """Whether host features ``X`` are too large to live on the device (or in memory, once cast)."""
     wanted: int = X.size * np.dtype(dtype).itemsize
-    if _mapped(X) and X.dtype != np.dtype(dtype):
+    if _mapped(X) and (X.dtype != np.dtype(dtype) or isinstance(X, Selected)):
         return wanted > PIECE_BYTES
     free = backend.free_memory()
     return free is not None and wanted > FILL * free

@@ -26,7 +26,7 @@ from portable_bp.mlp import MLP, as_pairs, float_name, to_backend
 from portable_bp.registry import get_backend, owner, resolve
 from portable_bp.training import divergence, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
-from portable_bp.training.feed import Feed, Piece, Resident, Streamed, must_stream
+from portable_bp.training.feed import Feed, Piece, Resident, Streamed, must_stream, select
 from portable_bp.training.history import History
 from portable_bp.training.metrics import metric_name
 from portable_bp.training.model import LastLayer, Model, compile_last_layer
@@ -718,8 +718,9 @@ def _split(backend: Backend, given: Rows, share: float, seed: int) -> tuple[Rows
     order = host.permutation(n, seed, host.SPLIT)
 
     def part(rows: HostArray) -> Rows:
+        features: Any
         if owner(x) is None:
-            features = x[rows]
+            features = select(x, rows)
         else:
             index = backend.asarray(rows, backend.index_dtype)
             features = backend.xp.take(x, index, axis=0)

@@ -15,6 +15,7 @@ import numpy as np
 from portable_bp._typing import HostArray, Tree
 from portable_bp.backend import Backend
 from portable_bp.errors import CheckpointError
+from portable_bp.registry import owner
 
 
 def flatten(backend: Backend, name: str, tree: Tree) -> dict[str, HostArray]:
@@ -73,7 +74,7 @@ def fingerprint(backend: Backend, dtype: str, *sets: Sequence[Any]) -> str:
         for array in (X, *(a for a in others if a is not None)):
             n = array.shape[0]
             rows = np.unique(np.linspace(0, n - 1, 64).astype(np.int64))
-            if isinstance(array, np.ndarray):
+            if owner(array) is None:
                 some = array[rows]
             else:
                 index = backend.asarray(rows, backend.index_dtype)
