@@ -170,6 +170,19 @@ def summary(entries: Sequence[dict[str, Any]]) -> str:
     return f"\n{found}."
 
 
+def table() -> str:
+    """The committed record as Markdown."""
+    record = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows = "\n".join(row(entry) for entry in record["entries"])
+    m = record["machine"]
+    libraries = ", ".join(f"{n} {m['libraries'][n]}" for n in ("numpy", "scipy", "scikit-learn"))
+    return (
+        f"{HEAD}\n{rows}\n{summary(record['entries'])} Measured on {record['date']}: "
+        f"{m['processor']}, {m['cores']} cores, Python {m['python']}, {libraries}; medians of "
+        f"{record['rounds'] - 1} fits after the first."
+    )
+
+
 @click.command()
 @click.argument("words", nargs=-1)
 @click.option("--rounds", default=7, help="Fits of each library, per case.", show_default=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_record, growth, tables
+from benchmarks import estimators, gpu_record, growth, tables
 from portable_bp.testing import capabilities
 from tools import measure_constants
 
@@ -62,6 +62,7 @@ def met() -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"devices": lambda: gpu_record.devices(gpu_record.load()), "speed": speed},
+    "docs/estimators.md": {"speed": estimators.table},
     "docs/gpu.md": {"record": lambda: gpu_record.report(gpu_record.load())},
     "docs/performance.md": {
         "machine": lambda: tables.measured_on(cpu()),
