@@ -80,4 +80,6 @@ def test_fits_at_the_same_time_do_not_share_memory(made: list[Any]) -> None:
     assert outer.n_iter_ == 3
     plain = small(beta_1=0.85, max_iter=1).fit(X, Y)  # the score is 0 after the first epoch already
     assert np.array_equal(outer.coefs_[0], plain.coefs_[0])
-    assert np.array_equal(small(beta_1=0.85).fit(X, Y).coefs_[0], expected[0])
+    again = small(beta_1=0.85).fit(X, Y)
+    assert np.array_equal(again.coefs_[0], expected[0])
+    assert outer.loss_curve_ == again.loss_curve_, "after the fit inside it goes on where it was"
