@@ -143,6 +143,7 @@ def select(X: HostArray, rows: HostArray) -> HostArray | Selected:
 def must_stream(backend: Backend, X: Any, dtype: str) -> bool:
     """Whether host features ``X`` are too large to live on the device (or in memory, once cast)."""
     wanted: int = X.size * np.dtype(dtype).itemsize
+    # A file's array of the dtype serves as it lies; cast, or some of its rows, it would be a copy.
     if _mapped(X) and (X.dtype != np.dtype(dtype) or isinstance(X, Selected)):
         return wanted > PIECE_BYTES
     free = backend.free_memory()
