@@ -9,7 +9,6 @@ last kernels of the graph overwrite.
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 
 from portable_bp._typing import Array, HostArray, Step, Tree
 from portable_bp.backend import Backend, EagerRunner, leaves, map_leaves
-from portable_bp_backends._runs import check_run
+from portable_bp_backends._runs import CannotReplayError, ReplayRunner
 
 UNROLL = 16
 """Steps in one graph. Between the steps inside it nothing is copied; what is left over is launched
@@ -29,10 +28,6 @@ WINDOW = 1024
 
 PROGRAMS = 8
 """Combinations of shapes whose graphs are kept, the latest."""
-
-
-class CannotCaptureError(Exception):
-    """The step must run as it is written; the message says why."""
 
 
 class Recorder(Protocol):
@@ -71,7 +66,7 @@ class Recorder(Protocol):
     def record(self, body: Callable[[], None]) -> Callable[[], None]:
         """Run ``body`` once, then record what it does; the answer does it again, at once.
 
-        Raises :class:`CannotCaptureError`.
+        Raises :class:`CannotReplayError`.
         """
 
 
@@ -104,7 +99,7 @@ class _Program:
         return int(self.table[0].shape[0])
 
 
-class GraphRunner:
+class GraphRunner(ReplayRunner):
     """Runs steps from graphs, see :class:`portable_bp.backend.Runner`.
 
     Before a graph is used its replay is compared with the step as it is written, bit for bit. A step
@@ -112,41 +107,23 @@ class GraphRunner:
     why.
     """
 
+    recording = "graph"
     unroll = UNROLL
 
     def __init__(self, backend: Backend, step: Step, state: Tree, recorder: Recorder) -> None:
-        self._backend, self._step, self._recorder = backend, step, recorder
+        super().__init__(backend, step)
+        self._recorder = recorder
         with backend.scope(), recorder.inside():
             self._state = map_leaves(backend.copy, state)
         self._programs: OrderedDict[Any, _Program] = OrderedDict()
-        self._eager: EagerRunner | None = None
 
-    @property
-    def state(self) -> Tree:
-        if self._eager is not None:
-            return self._eager.state
+    def _copied(self) -> Tree:
         with self._backend.scope(), self._recorder.outside():
             return map_leaves(self._backend.copy, self._state)
 
-    def run(
-        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
-    ) -> Tree:
-        steps = check_run(data, order, table)
-        if self._eager is None:
-            try:
-                with self._backend.scope():
-                    return self._replay(steps, data, order, table)
-            except CannotCaptureError as reason:
-                warnings.warn(
-                    f"{self._backend.spec} runs this step as it is written, not from a graph: "
-                    f"{reason}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                self._eager = EagerRunner(self._backend, self._step, self.state)
-                self._recorder.synchronize()
-                self._programs.clear()
-        return self._eager.run(data, order, table)
+    def _forget(self) -> None:
+        self._recorder.synchronize()
+        self._programs.clear()
 
     # How a run goes
 
@@ -304,7 +281,7 @@ class GraphRunner:
             launch()
             found = (self._state, map_leaves(lambda l: l[first, ...], program.losses))
             if not recorder.same_bits(list(zip(leaves(found), leaves(expected), strict=True))):
-                raise CannotCaptureError("its replay gives other bits than the step itself")
+                raise CannotReplayError("its replay gives other bits than the step itself")
         finally:
             map_leaves(recorder.assign, self._state, before)
         program.graphs[length] = launch

@@ -1,8 +1,13 @@
-"""What the compiled runners share: the checks of a run."""
+"""What the compiled runners share: the checks of a run, and the way back to the step as written."""
 
 from __future__ import annotations
 
-from portable_bp._typing import Array, HostArray
+import warnings
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from portable_bp._typing import Array, HostArray, Step, Tree
+from portable_bp.backend import Backend, EagerRunner
 
 
 def check_run(
@@ -51,3 +56,62 @@ def check_run(
         if first < 0 or last >= n:
             raise IndexError(f"order reads rows {first} to {last}, but the data have {n} rows")
     return int(shape[0])
+
+
+class CannotReplayError(Exception):
+    """The step must run as it is written; the message says why."""
+
+
+class ReplayRunner(ABC):
+    """Runs a step from a recording of it; one that has none as it is written, after a warning.
+
+    See :class:`portable_bp.backend.Runner`.
+    """
+
+    recording: ClassVar[str]
+    """What the step is replayed from, in a word."""
+
+    def __init__(self, backend: Backend, step: Step) -> None:
+        self._backend, self._step = backend, step
+        self._eager: EagerRunner | None = None
+
+    @property
+    def state(self) -> Tree:
+        return self._copied() if self._eager is None else self._eager.state
+
+    @abstractmethod
+    def _copied(self) -> Tree:
+        """A private copy of the state that the recordings work on."""
+
+    @abstractmethod
+    def _replay(
+        self,
+        steps: int,
+        data: tuple[Array, ...],
+        order: HostArray | None,
+        table: tuple[HostArray, ...],
+    ) -> Tree:
+        """A run, or a :class:`CannotReplayError` before its first step."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Let all recordings go."""
+
+    def run(
+        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
+    ) -> Tree:
+        steps = check_run(data, order, table)
+        if self._eager is None:
+            try:
+                with self._backend.scope():
+                    return self._replay(steps, data, order, table)
+            except CannotReplayError as reason:
+                warnings.warn(
+                    f"{self._backend.spec} runs this step as it is written, not from a "
+                    f"{self.recording}: {reason}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                self._eager = EagerRunner(self._backend, self._step, self._copied())
+                self._forget()
+        return self._eager.run(data, order, table)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from portable_bp._typing import Array, HostArray
-from portable_bp_backends._graph import CannotCaptureError
+from portable_bp_backends._runs import CannotReplayError
 
 
 class CupyRecorder:
@@ -104,7 +104,7 @@ class CupyRecorder:
         except MemoryError:
             raise
         except Exception as error:  # the same kernels have just run, so it is the capture's doing
-            raise CannotCaptureError(f"{type(error).__name__}: {error}") from error
+            raise CannotReplayError(f"{type(error).__name__}: {error}") from error
         finally:
             if collects:
                 gc.enable()

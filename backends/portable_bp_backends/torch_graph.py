@@ -12,8 +12,9 @@ from torch import Tensor
 
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
 from portable_bp.backend import Backend
-from portable_bp_backends._graph import CannotCaptureError, GraphRunner
+from portable_bp_backends._graph import GraphRunner
 from portable_bp_backends._host import native_copy
+from portable_bp_backends._runs import CannotReplayError
 from portable_bp_backends.torch_plan import same_bits
 
 
@@ -89,7 +90,7 @@ class TorchRecorder:
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:  # the same kernels have just run, so it is the capture's doing
-            raise CannotCaptureError(f"{type(error).__name__}: {error}") from error
+            raise CannotReplayError(f"{type(error).__name__}: {error}") from error
         replay: Callable[[], None] = graph.replay
         return replay
 

@@ -10,7 +10,6 @@ kernels stay the same, and so do the bits.
 from __future__ import annotations
 
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from portable_bp._typing import Array, HostArray, Step, Tree
-from portable_bp.backend import Backend, EagerRunner, leaves, map_leaves
-from portable_bp_backends._runs import check_run
+from portable_bp._typing import HostArray, Step, Tree
+from portable_bp.backend import Backend, leaves, map_leaves
+from portable_bp_backends._runs import CannotReplayError, ReplayRunner
 
 # Only the form of their operand matters, never its values.
 _CONSTANT = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
@@ -36,10 +35,6 @@ KEPT = 16
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """A function with its arguments and keywords."""
-
-
-class CannotPlan(Exception):
-    """The step must run as it is written; the message says why."""
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[misc]
@@ -61,7 +56,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc]
         if kernel._schema.is_mutable:
             why.append("changes a tensor in place")
         if why:
-            raise CannotPlan(f"{kernel} {why[0]}")
+            raise CannotReplayError(f"{kernel} {why[0]}")
         out = kernel(*args, **(kwargs or {}))
         self.calls.append((kernel, args, kwargs or {}, tuple(_tensors(out))))
         return out
@@ -216,7 +211,7 @@ class _Planner:
 
     def _stand_in(self, t: Tensor) -> Tensor:
         if id(t) not in self._stands and _memory(t) in self._varies:
-            raise CannotPlan("it passes a tensor on by a way that cannot be followed")
+            raise CannotReplayError("it passes a tensor on by a way that cannot be followed")
         return self._stands.get(id(t), t)  # what never varies stays where it was made
 
     def _place(
@@ -298,7 +293,7 @@ class _Planner:
         return losses
 
 
-class PlanRunner:
+class PlanRunner(ReplayRunner):
     """Runs steps from a plan, one plan for each combination of shapes.
 
     Before a plan is used its replay is compared with the step as it is written, bit for bit. A step
@@ -306,35 +301,19 @@ class PlanRunner:
     why.
     """
 
+    recording = "plan"
+
     def __init__(self, backend: Backend, step: Step, state: Tree) -> None:
-        self._backend, self._step = backend, step
+        super().__init__(backend, step)
         with backend.scope():
             self._state = map_leaves(backend.copy, state)
         self._plans: dict[Any, Plan] = {}
-        self._eager: EagerRunner | None = None
 
-    @property
-    def state(self) -> Tree:
-        if self._eager is not None:
-            return self._eager.state
+    def _copied(self) -> Tree:
         return map_leaves(self._backend.copy, self._state)
 
-    def run(
-        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
-    ) -> Tree:
-        steps = check_run(data, order, table)
-        if self._eager is None:
-            try:
-                with self._backend.scope():
-                    return self._replay(steps, data, order, table)
-            except CannotPlan as reason:
-                warnings.warn(
-                    f"PyTorch runs this step as it is written, not from a plan: {reason}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                self._eager = EagerRunner(self._backend, self._step, self._state)
-        return self._eager.run(data, order, table)
+    def _forget(self) -> None:
+        self._plans.clear()
 
     def _replay(self, steps: int, data: Any, order: HostArray | None, table: Any) -> Tree:
         backend = self._backend
@@ -393,7 +372,7 @@ class PlanRunner:
             plan.replay()
             found = leaves((self._state, plan.loss))
             if not all(map(same_bits, found, leaves(wanted))):
-                raise CannotPlan("its replay gives other bits than the step itself")
+                raise CannotReplayError("its replay gives other bits than the step itself")
         finally:
             map_leaves(lambda target, source: target.copy_(source), self._state, before)
 

@@ -11,7 +11,8 @@ from portable_bp.backend import EagerRunner, leaves
 from portable_bp.equations import optimizers
 from portable_bp.training.step import StepPlan, make_step
 from portable_bp_backends import _graph
-from portable_bp_backends._graph import CannotCaptureError, GraphRunner
+from portable_bp_backends._graph import GraphRunner
+from portable_bp_backends._runs import CannotReplayError
 from tests.gpu.host_recorder import HostRecorder
 
 NUMPY = portable_bp.get_backend("numpy")
@@ -155,7 +156,7 @@ def test_a_step_that_cannot_be_captured_runs_as_it_is_written(failing):
         def record(self, body):
             Failing.recordings += 1
             if Failing.recordings >= failing:
-                raise CannotCaptureError("NotImplementedError: not while capturing")
+                raise CannotReplayError("NotImplementedError: not while capturing")
             return super().record(body)
 
     pair, both = Pair(*network(), Failing()), data()
