@@ -11,7 +11,7 @@ import numpy as np
 import portable_bp
 from portable_bp.backend import EagerRunner, map_leaves
 from portable_bp.equations import optimizers
-from portable_bp.host import permutation
+from portable_bp.rng import permutation
 from portable_bp.training.step import StepPlan, make_step
 
 HostArray = Any

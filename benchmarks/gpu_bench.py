@@ -23,7 +23,7 @@ from benchmarks.cases import Case, HostArray, distance, reference
 from benchmarks.peers import JaxScan, _sequential
 from benchmarks.race import Entry, ratio
 from portable_bp.backend import Backend
-from portable_bp.registry import available_backends
+from portable_bp.backend.registry import available_backends
 
 CASES = (
     Case((8, 16, 2), 32, 8192),

@@ -35,7 +35,7 @@ _ADAPTERS = {
 def sources() -> dict[str, str]:
     """Fingerprints of the equations, of the rest that they run through, and of each adapter."""
     package, adapters = ROOT / "portable_bp", ROOT / "backends" / "portable_bp_backends"
-    core = [package / "backend.py", *(package / "training").glob("*.py")]
+    core = [package / "backend" / "base.py", *(package / "training").glob("*.py")]
     return {
         "equations": _fingerprint((package / "equations").glob("*.py")),
         "training": _fingerprint(core),

@@ -19,7 +19,7 @@ import safetensors
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
-TESTS = ("test_files.py", "test_recovery.py", "test_bad_input.py")
+TESTS = ("persistence/test_container.py", "training/test_recovery.py", "inputs/test_bad_input.py")
 START, END = "<!-- figures: benchmarks/reliability_table.py -->", "<!-- end of figures -->"
 
 

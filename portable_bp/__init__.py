@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from portable_bp import testing
     from portable_bp.backend import Backend
+    from portable_bp.backend.registry import available_backends, get_backend, use_backend
     from portable_bp.equations import (
         activations,
         initializers,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         OutOfMemoryError,
     )
     from portable_bp.mlp import MLP
-    from portable_bp.registry import available_backends, get_backend, use_backend
     from portable_bp.training.callbacks import EarlyStopping, EpochEnd
     from portable_bp.training.history import History
     from portable_bp.training.loop import fit
@@ -59,9 +59,9 @@ _HOME = {
     "Activation": "equations.activations",
     "Loss": "equations.losses",
     "Backend": "backend",
-    "get_backend": "registry",
-    "use_backend": "registry",
-    "available_backends": "registry",
+    "get_backend": "backend.registry",
+    "use_backend": "backend.registry",
+    "available_backends": "backend.registry",
     "BackendError": "errors",
     "BackendNotInstalledError": "errors",
     "BackendUnavailableError": "errors",

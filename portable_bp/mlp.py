@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from portable_bp import checks, host, intake, memory
+from portable_bp import rng
 from portable_bp._typing import Array, HostArray, Params
-from portable_bp.backend import Backend, leaves
+from portable_bp.backend import Backend, leaves, memory
+from portable_bp.backend.registry import owner, resolve
 from portable_bp.equations import activations, initializers, losses, network
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.errors import OutOfMemoryError
-from portable_bp.registry import owner, resolve
+from portable_bp.inputs import checks, examples
 
 
 class MLP:
@@ -232,11 +233,11 @@ class MLP:
         """
         where = resolve(backend)
         name = float_name(dtype)
-        seed = host.as_seed(seed)
+        seed = rng.as_seed(seed)
         if isinstance(self.initializer, str):
             self.check_memory()
             drawn = tuple(
-                (host.draw(self._scale(l), shape, seed, l), np.zeros(bias))
+                (rng.draw(self._scale(l), shape, seed, l), np.zeros(bias))
                 for l, (shape, bias) in enumerate(self.shapes)
             )
         else:
@@ -280,8 +281,8 @@ class MLP:
         """
         backend, name, params = self._place(params, x)
         with backend.scope():
-            features = intake.features(self, x)
-            intake.finite_features(backend, name, features)
+            features = examples.features(self, x)
+            examples.finite_features(backend, name, features)
             a = to_backend(backend, features, name, "X")
             out = network.forward(params, a, self.activations, xp=backend.xp).outputs[-1]
             return out if owner(x) is not None else backend.to_numpy(out)  # type: ignore[return-value]
@@ -357,7 +358,7 @@ class MLP:
     ) -> tuple[Backend, Params, Array, Array, Array | None]:
         backend, name, params = self._place(params, x, y, sample_weight)
         with backend.scope():
-            (rows,) = intake.check(self, backend, name, intake.Rows(x, y, sample_weight))
+            (rows,) = examples.check(self, backend, name, examples.Rows(x, y, sample_weight))
             a = to_backend(backend, rows.x, name, "X")
             t = self.place_targets(backend, y if owner(y) is not None else rows.y, name)
             w = None
@@ -391,7 +392,7 @@ class MLP:
 
     def targets(self, backend: Backend, y: Any, n: int, name: str) -> Array:
         """``y`` from the host, checked and brought to ``backend`` as (n, k)."""
-        checked = intake.targets(self, checks.host_array("y", y), n, name)
+        checked = examples.targets(self, checks.host_array("y", y), n, name)
         return self.place_targets(backend, checked, name)
 
     def place_targets(self, backend: Backend, y: Any, name: str) -> Array:

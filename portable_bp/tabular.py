@@ -14,13 +14,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from portable_bp import files, host
+from portable_bp import rng
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
+from portable_bp.backend.registry import resolve
 from portable_bp.datasets import DataError, Table
 from portable_bp.errors import CheckpointError
 from portable_bp.mlp import MLP
-from portable_bp.registry import resolve
+from portable_bp.persistence import container
 from portable_bp.training import storage
 from portable_bp.training.model import Model
 
@@ -251,7 +252,7 @@ def _encode(source: str, target: str, values: HostArray) -> tuple[tuple[Label, .
 def _split(source: str, codes: HostArray, test_share: float, seed: int) -> Parts:
     """Rows of each class in the same shares."""
     n = len(codes)
-    rows = host.permutation(n, seed, host.SPLIT)
+    rows = rng.permutation(n, seed, rng.SPLIT)
     test, rest = _held_out(codes, rows, test_share)
     validation, train = _held_out(codes, rest, VALIDATION_SHARE)
     if not len(test):
@@ -368,7 +369,10 @@ class TabularModel:
         return np.asarray(self.model.forward(self.preparation.inputs(table)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, all or nothing; see :func:`portable_bp.files.write`."""
+        """Write it to one safetensors file, all or nothing.
+
+        See :func:`portable_bp.persistence.container.write`.
+        """
         p = self.preparation
         arrays, network = storage.pack(self.model)
         arrays |= {
@@ -385,7 +389,7 @@ class TabularModel:
             "task": p.task,
             "classes": list(p.classes),
         }
-        files.write(path, arrays, metadata)
+        container.write(path, arrays, metadata)
 
 
 def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> TabularModel:
@@ -399,7 +403,7 @@ def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> 
         The file is missing or cannot be read.
     """
     where = resolve(backend)
-    arrays, metadata = files.read(path)
+    arrays, metadata = container.read(path)
     storage.check_kind(path, metadata, KIND)
     try:
         preparation = _restored(arrays, metadata)

@@ -22,9 +22,9 @@ import numpy as np
 
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
+from portable_bp.backend.registry import adapters, get_backend
 from portable_bp.equations import network
 from portable_bp.mlp import MLP
-from portable_bp.registry import adapters, get_backend
 
 Pairs = tuple[tuple[HostArray, HostArray], ...]
 """``(W, b)`` for every layer, in the host's memory."""

@@ -40,8 +40,8 @@ TRAINING = "portable_bp/training"
 ADAPTERS = "backends/portable_bp_backends"
 ESTIMATORS = "portable_bp/estimators"
 
-GRADIENTS = "tests/test_gradients.py"
-OPTIMIZERS = "tests/test_optimizers.py"
+GRADIENTS = "tests/equations/test_gradients.py"
+OPTIMIZERS = "tests/equations/test_optimizers.py"
 CHECKS = "tests/equivalence/test_checks.py"
 HARD = "tests/equivalence/test_hard_modes.py"
 RANDOM = "tests/equivalence/test_randomness.py"
@@ -52,7 +52,8 @@ PARITY = "tests/estimators/test_parity.py"
 REUSE = "tests/estimators/test_reuse.py"
 PLANTED = "tests/equivalence/test_mutants.py"
 EVERYTHING = (
-    "tests/equivalence", GRADIENTS, "tests/test_known_answers.py", OPTIMIZERS, "tests/test_fit.py",
+    "tests/equivalence", GRADIENTS, "tests/equations/test_known_answers.py", OPTIMIZERS,
+    "tests/training/test_fit.py",
 )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ MUTANTS = (
     Mutant(
         "batches without weight divide by zero", f"{EQ}/network.py",
         "weights / xp.where(total > 0, total, xp.ones_like(total))", "weights / total",
-        ("tests/test_fit.py", PROPERTIES),
+        ("tests/training/test_fit.py", PROPERTIES),
     ),
     Mutant(
         "transposed W: right shape, wrong entries", f"{EQ}/affine.py",
@@ -265,8 +266,8 @@ MUTANTS = (
     ),
     Mutant(
         "the order of the first epoch for ever", f"{TRAINING}/loop.py",
-        "host.permutation(n, self.seed, host.SHUFFLE, self.epoch)",
-        "host.permutation(n, self.seed, host.SHUFFLE, 0)", (f"{OPTIMIZERS} -k whole_runs",),
+        "rng.permutation(n, self.seed, rng.SHUFFLE, self.epoch)",
+        "rng.permutation(n, self.seed, rng.SHUFFLE, 0)", (f"{OPTIMIZERS} -k whole_runs",),
     ),
     Mutant(
         "a mean of batches that are not equally large", f"{TRAINING}/loop.py",
@@ -285,14 +286,14 @@ MUTANTS = (
         (f"{CHECKS} -k jax-steps",),
     ),
     Mutant(
-        "the loss of each step read at once", "portable_bp/backend.py",
+        "the loss of each step read at once", "portable_bp/backend/base.py",
         "                losses.append(loss)\n",
         "                losses.append(backend.asarray(backend.to_numpy(loss)))\n",
         (f"{HARD} -k reads",),
     ),
     # --- adapters
     Mutant(
-        "eager: each step sees the batch before", "portable_bp/backend.py",
+        "eager: each step sees the batch before", "portable_bp/backend/base.py",
         "                    index = rows[i, ...]\n", "                    index = rows[i - 1, ...]\n",
         (f"{CHECKS} -k strict-random",),
     ),

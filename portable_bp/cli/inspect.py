@@ -13,8 +13,8 @@ import click
 import numpy as np
 
 from portable_bp import __version__, worked_example
+from portable_bp.backend.registry import VARIABLE, adapters, choose_auto
 from portable_bp.cli import shell
-from portable_bp.registry import VARIABLE, adapters, choose_auto
 from portable_bp.testing import check_backend
 
 

@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 
 from portable_bp.errors import DivergenceError
-from portable_bp.files import temporary_name
+from portable_bp.persistence.container import temporary_name
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes: 128 and the number of the signal for the last two."""

@@ -15,13 +15,14 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from portable_bp import datasets, files, tabular
+from portable_bp import datasets, tabular
 from portable_bp.backend import Backend
+from portable_bp.backend.registry import choose_auto, get_backend
 from portable_bp.cli import plot, shell
 from portable_bp.equations.activations import ACTIVATIONS
 from portable_bp.equations.optimizers import OPTIMIZERS
 from portable_bp.mlp import MLP
-from portable_bp.registry import choose_auto, get_backend
+from portable_bp.persistence import container
 from portable_bp.tabular import Prepared, TabularModel
 from portable_bp.training.callbacks import ProgressBar
 from portable_bp.training.loop import fit
@@ -100,7 +101,7 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
         raise click.UsageError("--resume and --every need --checkpoint DIR")
     out = shell.console(o["quiet"] or o["as_json"])
     began = time.perf_counter()
-    files.require_library()
+    container.require_library()
     shell.check_target(o["output"], source)
     shell.check_target(o["picture"], source, o["output"])
     if o["picture"] is not None:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace
 from portable_bp.equations._group import group
 from portable_bp.equations.special import erfc
-from portable_bp.scalars import real, shown
 
 Function = Callable[[Array, Namespace], Array]
 Derivative = Callable[[Array, Array, Namespace], Array]

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from portable_bp._scalars import shown
 from portable_bp.equations.activations import Activation
-from portable_bp.scalars import shown
 
 
 class Scale(NamedTuple):

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace
 from portable_bp.equations import activations
 from portable_bp.equations._group import group
 from portable_bp.equations.activations import Activation
-from portable_bp.scalars import real, shown
 
 TARGETS = ("real", "binary", "class", "count")
 

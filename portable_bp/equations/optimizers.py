@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, fields
 from functools import reduce
 from typing import Any, ClassVar
 
+from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace, Params
 from portable_bp.equations._group import group
-from portable_bp.scalars import real, shown
 
 Slots = tuple[Array, ...]
 Coefficients = tuple[Array, ...]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from typing import Any, ClassVar
 
-from portable_bp.scalars import positive_int, real, shown
+from portable_bp._scalars import positive_int, real, shown
 
 
 @dataclass(frozen=True)

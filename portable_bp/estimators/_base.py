@@ -19,6 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from portable_bp._typing import HostArray, Params
 from portable_bp.backend import Backend
+from portable_bp.backend.memory import guarded
+from portable_bp.backend.registry import get_backend, owner
 from portable_bp.equations.activations import ACTIVATIONS, Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.equations.optimizers import Optimizer
@@ -31,9 +33,7 @@ from portable_bp.estimators._place import Place, as_classes, home_of, on_host
 from portable_bp.estimators._rows import Rows
 from portable_bp.estimators._stochastic import Held, StochasticRun
 from portable_bp.estimators._warn import warn
-from portable_bp.memory import guarded
 from portable_bp.mlp import MLP, dtype_name
-from portable_bp.registry import get_backend, owner
 
 STOCHASTIC = ("sgd", "adam", "adamw")
 

@@ -14,11 +14,11 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d, validate_data
 
-from portable_bp import checks
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
 from portable_bp.estimators._place import has_dtype, on_host
 from portable_bp.estimators._warn import warn
+from portable_bp.inputs import checks
 
 EXACT = 2**53
 """Integers up to this are exact in float64."""

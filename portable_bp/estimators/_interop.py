@@ -10,9 +10,9 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.preprocessing import LabelBinarizer
 
+from portable_bp.backend.registry import get_backend
 from portable_bp.equations.optimizers import Momentum, Nesterov
 from portable_bp.estimators._stochastic import OptimizerState, ScikitAdam
-from portable_bp.registry import get_backend
 
 if TYPE_CHECKING:
     from portable_bp.estimators._base import BaseMLP

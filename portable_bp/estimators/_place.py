@@ -9,8 +9,8 @@ import numpy as np
 
 from portable_bp._typing import Array, HostArray, Tree
 from portable_bp.backend import Backend, leaves
+from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.mlp import backend_to_host
-from portable_bp.registry import get_backend, owner, resolve
 
 
 def home_of(X: Any) -> Backend:

@@ -12,9 +12,9 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from portable_bp import checks
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
+from portable_bp.backend.registry import owner
 from portable_bp.equations import losses
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
@@ -25,7 +25,7 @@ from portable_bp.estimators._base import BaseMLP, stochastic_only
 from portable_bp.estimators._callbacks import with_callbacks
 from portable_bp.estimators._losses import quantiles
 from portable_bp.estimators._place import home_of, on_host
-from portable_bp.registry import owner
+from portable_bp.inputs import checks
 from portable_bp.training.metrics import metric
 
 

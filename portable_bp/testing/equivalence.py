@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from portable_bp import host
+from portable_bp import rng
 from portable_bp._typing import HostArray, Namespace, Params, Step, Tree
 from portable_bp.backend import Backend, EagerRunner, Runner, leaves, map_leaves
+from portable_bp.backend.registry import get_backend
 from portable_bp.equations import (
     activations,
     initializers,
@@ -32,7 +33,6 @@ from portable_bp.equations import (
 )
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.mlp import MLP
-from portable_bp.registry import get_backend
 from portable_bp.testing import tolerances
 from portable_bp.testing.compare import compare, kind_errors, same_bits
 from portable_bp.testing.gradcheck import check_gradients
@@ -474,7 +474,7 @@ def _bits(arrays: Sequence[HostArray]) -> list[HostArray]:
 def _batches(where: Backend, mode: str, dtype: str) -> list[HostArray]:
     """Which rows each step saw: their numbers as the digits of the loss, an integer below 2^24."""
     n, size = 96, 3
-    order = host.permutation(n, 7, host.SHUFFLE, 1).reshape(-1, size)
+    order = rng.permutation(n, 7, rng.SHUFFLE, 1).reshape(-1, size)
 
     def step(xp: Namespace, state: Tree, batch: Tree) -> tuple[Tree, Tree]:
         rows, (digits,) = batch[0], state

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from portable_bp import checks, host
+from portable_bp import rng
 from portable_bp._typing import HostArray, Params
+from portable_bp.backend.registry import get_backend, owner, use_backend
+from portable_bp.inputs import checks
 from portable_bp.mlp import MLP, backend_to_host
-from portable_bp.registry import get_backend, owner, use_backend
 
 STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
 """Balances the two errors of a central difference, h^2/6 E''' and (rounding of E) / h."""
@@ -91,7 +92,7 @@ def check_gradients(
     tolerance = checks.real("tolerance", tolerance, low=0, open_low=True)
     if entries is not None:
         entries = checks.positive_int("entries", entries)
-    seed = host.as_seed(seed)
+    seed = rng.as_seed(seed)
     start = [[_host(p) for p in pair] for pair in params]
     x = _host(checks.host_array("x", x) if owner(x) is None else x)
     problem = _Problem(net, y, sample_weight, entries, seed, tolerance)
@@ -154,7 +155,7 @@ class _Problem:
         x: HostArray,
     ) -> _Worst:
         """The worst entry of one tensor: ``p`` is changed in place, and restored."""
-        chosen = host.permutation(p.size, self.seed, _PICK)[: self.entries]
+        chosen = rng.permutation(p.size, self.seed, _PICK)[: self.entries]
         noise = 8 * np.finfo(np.float64).eps * (1 + abs(loss)) / STEP
         scale = max(float(np.max(np.abs(g))), noise / self.tolerance)
         worst = _Worst(name, 0.0, 0.0, 0.0, STEP)
@@ -195,6 +196,6 @@ def _as_params(params: list[list[HostArray]]) -> Params:
 
 def _moved(p: HostArray, seed: int, layer: int) -> HostArray:
     """``p`` plus a uniform draw from (-1e-3, 1e-3): generic, the same each time."""
-    draw = host.uniform(host.raw_words(p.size, seed, _SHIFT, layer, p.ndim))
+    draw = rng.uniform(rng.raw_words(p.size, seed, _SHIFT, layer, p.ndim))
     moved: HostArray = p + _MOVE * (2 * draw - 1).reshape(p.shape)
     return moved

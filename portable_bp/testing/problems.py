@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from portable_bp import host
+from portable_bp import rng
 from portable_bp._typing import HostArray, Params, Tree
 from portable_bp.backend import Backend, map_leaves
 from portable_bp.equations.initializers import Scale
@@ -39,7 +39,7 @@ class Problem:
 
 def normal(shape: tuple[int, ...], stream: int, seed: int) -> HostArray:
     """Standard normal numbers in float64."""
-    return host.draw(Scale("normal", 1.0), shape, seed, stream)
+    return rng.draw(Scale("normal", 1.0), shape, seed, stream)
 
 
 def targets(net: MLP, n: int, seed: int) -> HostArray:
@@ -47,7 +47,7 @@ def targets(net: MLP, n: int, seed: int) -> HostArray:
     k, kind = net.sizes[-1], net.loss.target
     if kind == "real":
         return normal((n, k), _Y, seed)
-    uniform = host.uniform(host.raw_words(n * k, seed, _Y)).reshape(n, k)
+    uniform = rng.uniform(rng.raw_words(n * k, seed, _Y)).reshape(n, k)
     if kind == "class":
         labels: HostArray = np.argmax(uniform, axis=1)
         return labels
@@ -68,7 +68,7 @@ def make_problem(net: MLP, n: int, dtype: str, *, weighted: bool = False, seed: 
         for l, (W, b) in enumerate(net.init(seed, "numpy", "float64"))
     )
     y = targets(net, n, seed)
-    weights = host.uniform(host.raw_words(n, seed, _WEIGHTS)) + 0.1 if weighted else None
+    weights = rng.uniform(rng.raw_words(n, seed, _WEIGHTS)) + 0.1 if weighted else None
     return Problem(
         net,
         dtype,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from portable_bp import checks
 from portable_bp._typing import Params
+from portable_bp.inputs import checks
 from portable_bp.training.history import History
 
 if TYPE_CHECKING:

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from portable_bp import checks, host, intake
+from portable_bp import rng
 from portable_bp._typing import Array, HostArray, Params, Step, Tree
 from portable_bp.backend import Backend, EagerRunner, Runner, leaves
+from portable_bp.backend.memory import guarded
+from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.equations import activations, losses, optimizers, schedules
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.errors import CheckpointError, DivergenceError
-from portable_bp.intake import Rows
-from portable_bp.memory import guarded
+from portable_bp.inputs import checks, examples
+from portable_bp.inputs.examples import Rows
 from portable_bp.mlp import MLP, as_pairs, float_name, to_backend
-from portable_bp.registry import get_backend, owner, resolve
 from portable_bp.training import divergence, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
 from portable_bp.training.feed import Feed, Piece, Resident, Streamed, must_stream, select
@@ -33,7 +34,7 @@ from portable_bp.training.model import LastLayer, Model, compile_last_layer
 from portable_bp.training.step import StepPlan, make_step
 
 if TYPE_CHECKING:
-    from portable_bp.checkpoints import CheckpointDirectory
+    from portable_bp.persistence.checkpoints import CheckpointDirectory
 
 ONE_HOT_ENTRIES = 2**24
 """Labels of at most this many one-hot entries are expanded once, larger ones batch by batch."""
@@ -174,7 +175,7 @@ def fit(
         raise TypeError(f"net must be a portable_bp.MLP, got {checks.shown(net)}")
     optimizer, schedule = optimizers.get(optimizer), schedules.get(learning_rate)
     name = float_name(dtype)
-    seed = host.as_seed(seed)
+    seed = rng.as_seed(seed)
     for switch, value in (
         ("shuffle", shuffle), ("progress", progress), ("compile", compile),
         ("report_loss", report_loss), ("resume", resume),
@@ -230,7 +231,7 @@ def fit(
                 clipped=clip_norm is not None,
             )  # fmt: skip
             if checkpoint is not None:
-                from portable_bp.checkpoints import CheckpointDirectory
+                from portable_bp.persistence.checkpoints import CheckpointDirectory
 
                 directory = stack.enter_context(CheckpointDirectory(checkpoint, keep))
                 run.identity = {
@@ -446,7 +447,7 @@ class _Run:
         n, size = self.feed.n, self.batch_size
         order = np.arange(n)
         if self.shuffle and size < n:
-            order = host.permutation(n, self.seed, host.SHUFFLE, self.epoch)
+            order = rng.permutation(n, self.seed, rng.SHUFFLE, self.epoch)
         whole = n // size * size
         parts = [order[:whole].reshape(-1, size), order[whole:].reshape(1, -1)]
         return [part for part in parts if part.size]
@@ -671,7 +672,7 @@ def _prepare(
                 f"got {checks.shown(held_out)}"
             )
         checks.real("validation", held_out, low=0, high=1, open_low=True, open_high=True)
-    rows, *apart = intake.check(net, backend, name, *given)
+    rows, *apart = examples.check(net, backend, name, *given)
     if held_out is not None and not apart:
         rows, *apart = _split(backend, rows, held_out, seed)
     x, y, w = rows
@@ -715,7 +716,7 @@ def _split(backend: Backend, given: Rows, share: float, seed: int) -> tuple[Rows
     held = math.ceil(share * n)
     if held >= n:
         raise ValueError(f"validation={share} of {n} row(s) leaves none to train on")
-    order = host.permutation(n, seed, host.SPLIT)
+    order = rng.permutation(n, seed, rng.SPLIT)
 
     def part(rows: HostArray) -> Rows:
         features: Any

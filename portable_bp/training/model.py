@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from portable_bp import checks, intake
 from portable_bp._typing import Array, HostArray, Namespace, Params
 from portable_bp.backend import Backend
+from portable_bp.backend.memory import Result, guarded
+from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.equations import losses, network
-from portable_bp.memory import Result, guarded
+from portable_bp.inputs import checks, examples
 from portable_bp.mlp import MLP, dtype_name, to_backend
-from portable_bp.registry import get_backend, owner, resolve
 from portable_bp.training.history import History
 from portable_bp.training.metrics import metric
 
@@ -87,7 +87,7 @@ class Model:
             blocks = [self.backend.to_numpy(o) for o in self._blocks(X, check=True)]
             return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)  # type: ignore[return-value]
         with self.backend.scope():
-            intake.finite_features(self.backend, self._dtype, X)
+            examples.finite_features(self.backend, self._dtype, X)
             outs = list(self._blocks(X))
             return outs[0] if len(outs) == 1 else self.backend.xp.concat(outs)
 
@@ -108,8 +108,8 @@ class Model:
 
         def evaluated() -> tuple[float, float]:
             with self.backend.scope():
-                given = intake.Rows(X, y, sample_weight)
-                (rows,) = intake.check(self.net, self.backend, self._dtype, given)
+                given = examples.Rows(X, y, sample_weight)
+                (rows,) = examples.check(self.net, self.backend, self._dtype, given)
             t = self.net.place_targets(get_backend("numpy"), rows.y, "float64")
             return self.evaluate_prepared(rows.x, np.asarray(t), rows.w)
 
@@ -140,7 +140,7 @@ class Model:
                 f"X lives on {foreign.of(X)}, the model on {self.backend.spec}: move one of them, "
                 f"for example model.to({foreign.of(X)!r})"
             )
-        return intake.features(self.net, X)
+        return examples.features(self.net, X)
 
     def _guarded(self, X: Any, work: Callable[[], Result]) -> Result:
         def task() -> str:
@@ -175,7 +175,7 @@ class Model:
         """Write the model to one safetensors file; :func:`portable_bp.load` reads it on any backend.
 
         At every instant ``path`` holds the old file or the new one, whole; see
-        :func:`portable_bp.files.write`.
+        :func:`portable_bp.persistence.container.write`.
 
         Raises
         ------

@@ -14,8 +14,8 @@ import numpy as np
 
 from portable_bp._typing import HostArray, Tree
 from portable_bp.backend import Backend
+from portable_bp.backend.registry import owner
 from portable_bp.errors import CheckpointError
-from portable_bp.registry import owner
 
 
 def flatten(backend: Backend, name: str, tree: Tree) -> dict[str, HostArray]:

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from portable_bp import files
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
+from portable_bp.backend.registry import resolve
 from portable_bp.errors import CheckpointError
 from portable_bp.mlp import MLP, dtype_name
-from portable_bp.registry import resolve
+from portable_bp.persistence import container
 from portable_bp.training.history import History
 from portable_bp.training.model import Model
 
@@ -27,7 +27,7 @@ _OTHERS = {
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """What :meth:`portable_bp.Model.save` does."""
-    files.write(path, *pack(model))
+    container.write(path, *pack(model))
 
 
 def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> Model:
@@ -61,7 +61,7 @@ def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> 
     (MLP([2, 3, 1], hidden=[relu], loss='squared_error', output='identity'), True)
     """
     where = resolve(backend)
-    arrays, metadata = files.read(path)
+    arrays, metadata = container.read(path)
     check_kind(path, metadata, KIND)
     return unpack(path, arrays, metadata, where)
 

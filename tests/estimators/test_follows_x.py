@@ -22,9 +22,9 @@ from sklearn.preprocessing import StandardScaler
 
 import portable_bp
 from portable_bp import Backend
+from portable_bp.backend.registry import owner
 from portable_bp.estimators import MLPClassifier, MLPRegressor
 from portable_bp.estimators._place import home_of
-from portable_bp.registry import owner
 
 GPU = pytest.param("cupy", marks=pytest.mark.gpu)
 DEVICES = ("torch", "strict", "strict:device1", GPU)

@@ -1,0 +1,5 @@
+"""The narrow door: what a backend offers, who stands behind it, and the memory that it has."""
+
+from portable_bp.backend.base import Backend, EagerRunner, Runner, extend, leaves, map_leaves
+
+__all__ = ["Backend", "EagerRunner", "Runner", "extend", "leaves", "map_leaves"]

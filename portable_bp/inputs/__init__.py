@@ -1,0 +1,1 @@
+"""What users hand in: checked, and brought to where the equations run."""
