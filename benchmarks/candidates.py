@@ -26,7 +26,7 @@ from benchmarks.cases import (
 )
 from portable_bp.backend import EagerRunner, map_leaves
 from portable_bp.backend.registry import adapters
-from portable_bp.mlp import to_backend
+from portable_bp.inputs.transfer import to_backend
 from portable_bp.training.model import Model, compile_last_layer
 
 

@@ -17,6 +17,7 @@ from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.errors import OutOfMemoryError
 from portable_bp.inputs import checks, examples
+from portable_bp.inputs.transfer import dtype_name, float_name, to_backend, to_host
 
 
 class MLP:
@@ -118,7 +119,7 @@ class MLP:
         """Parameters of the user's as private host arrays: of the right shapes, and finite."""
         pairs = tuple(
             tuple(
-                np.array(checks.host_array(f"{letter}[{l}] of {name}", _on_host(p)))
+                np.array(checks.host_array(f"{letter}[{l}] of {name}", to_host(p)))
                 for letter, p in zip("Wb", pair, strict=True)
             )
             for l, pair in enumerate(as_pairs(params, name))
@@ -150,6 +151,11 @@ class MLP:
         101770
         """
         return sum(math.prod(w) + math.prod(b) for w, b in self.shapes)
+
+    @property
+    def spec(self) -> examples.NetSpec:
+        """What the network asks of its examples."""
+        return examples.NetSpec(self.sizes[0], self.sizes[-1], self.loss.target, self.loss.name)
 
     @property
     def equations(self) -> network.Equations:
@@ -281,7 +287,7 @@ class MLP:
         """
         backend, name, params = self._place(params, x)
         with backend.scope():
-            features = examples.features(self, x)
+            features = examples.features(self.spec, x)
             examples.finite_features(backend, name, features)
             a = to_backend(backend, features, name, "X")
             out = network.forward(params, a, self.activations, xp=backend.xp).outputs[-1]
@@ -358,9 +364,12 @@ class MLP:
     ) -> tuple[Backend, Params, Array, Array, Array | None]:
         backend, name, params = self._place(params, x, y, sample_weight)
         with backend.scope():
-            (rows,) = examples.check(self, backend, name, examples.Rows(x, y, sample_weight))
+            given = examples.Rows(x, y, sample_weight)
+            (rows,) = examples.check(self.spec, backend, name, given)
             a = to_backend(backend, rows.x, name, "X")
-            t = self.place_targets(backend, y if owner(y) is not None else rows.y, name)
+            t = examples.place_targets(
+                self.spec, backend, y if owner(y) is not None else rows.y, name
+            )
             w = None
             if sample_weight is not None:
                 w = sample_weight if owner(sample_weight) is not None else rows.w
@@ -376,7 +385,7 @@ class MLP:
         self._check_shapes(params, "params")
         found = list(leaves(params))
         backend = resolve(None, *found, *data)
-        words = {_word(p) for p in found}
+        words = {dtype_name(p) for p in found}
         if words not in ({"float32"}, {"float64"}):
             raise ValueError(
                 f"params must be all float32 or all float64, got {', '.join(sorted(words))}"
@@ -389,20 +398,6 @@ class MLP:
                     for pair in params
                 )
         return backend, name, params
-
-    def targets(self, backend: Backend, y: Any, n: int, name: str) -> Array:
-        """``y`` from the host, checked and brought to ``backend`` as (n, k)."""
-        checked = examples.targets(self, checks.host_array("y", y), n, name)
-        return self.place_targets(backend, checked, name)
-
-    def place_targets(self, backend: Backend, y: Any, name: str) -> Array:
-        """Checked targets on ``backend`` as (n, k): class labels become one-hot rows."""
-        if self.loss.target == "class" and y.ndim == 1:
-            labels = to_backend(backend, y, backend.index_dtype)
-            row = backend.asarray(np.arange(self.sizes[-1]), dtype=backend.index_dtype)
-            return losses.one_hot(labels, row, backend.dtype(name), xp=backend.xp)
-        t = to_backend(backend, y, name, "y")
-        return backend.xp.expand_dims(t, axis=1) if t.ndim == 1 else t
 
 
 def _is_own(part: Activation | Loss, table: Mapping[str, Callable[..., Any]]) -> bool:
@@ -439,49 +434,3 @@ def as_pairs(params: Any, name: str = "params") -> Params:
             "net.init()"
         ) from None
     return pairs
-
-
-def float_name(dtype: Any) -> str:
-    """``"float32"`` or ``"float64"`` from a name or a library's dtype object."""
-    name = str(dtype).rpartition(".")[2].rstrip("'>")
-    if name not in ("float32", "float64"):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    return name
-
-
-def dtype_name(array: Any) -> str:
-    """The name of a floating array's dtype, whatever library it is of."""
-    return float_name(_word(array))
-
-
-def _word(array: Any) -> str:
-    # NumPy's name of a dtype leaves out the byte order; other libraries have neither.
-    return str(getattr(array.dtype, "name", array.dtype)).rpartition(".")[2]
-
-
-def to_backend(backend: Backend, values: Any, name: str, argument: str = "values") -> Array:
-    """``values`` on ``backend`` in the dtype ``name``; as it is when it is there already.
-
-    The result is only read: an array of the user's may come back itself.
-    """
-    adapter = owner(values)
-    if adapter is None:
-        values = checks.cast(argument, np.asarray(values), name)
-        ready = backend.name == "numpy"
-    else:
-        ready = adapter.of(values) == backend.spec and values.dtype == backend.dtype(name)
-        if adapter is not type(backend):
-            values = backend_to_host(values)
-    array: Array = values if ready else backend.asarray(values, name)
-    return array
-
-
-def backend_to_host(values: Any) -> HostArray:
-    """A NumPy copy of an array of any library."""
-    backend = resolve(None, values)
-    with backend.scope():
-        return backend.to_numpy(values)
-
-
-def _on_host(values: Any) -> Any:
-    return values if owner(values) is None else backend_to_host(values)

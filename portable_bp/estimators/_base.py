@@ -29,11 +29,12 @@ from portable_bp.errors import BackendError, DivergenceError, OutOfMemoryError
 from portable_bp.estimators import _forward, _input, _lbfgs, _stochastic
 from portable_bp.estimators._callbacks import CallbackSupportMixin, Watch
 from portable_bp.estimators._html import layers_html
-from portable_bp.estimators._place import Place, as_classes, home_of, on_host
+from portable_bp.estimators._place import Place, as_classes, home_of
 from portable_bp.estimators._rows import Rows
 from portable_bp.estimators._stochastic import Held, StochasticRun
 from portable_bp.estimators._warn import warn
-from portable_bp.mlp import MLP, dtype_name
+from portable_bp.inputs.transfer import dtype_name, to_host
+from portable_bp.mlp import MLP
 
 STOCHASTIC = ("sgd", "adam", "adamw")
 
@@ -171,7 +172,7 @@ class BaseMLP(
             self._same_home(X, place.home, "partial_fit" if incremental else "fit")
         raw_X, raw_y = X, y
         if owner(X) is None:
-            X, y = self._host_input(X, on_host(y), incremental=incremental, reset=first)
+            X, y = self._host_input(X, to_host(y), incremental=incremental, reset=first)
         else:
             X, y = self._device_input(X, y, place.home, incremental=incremental, reset=first)
         n, width = X.shape
@@ -340,10 +341,10 @@ class BaseMLP(
             X_val, y_val, *w_val = validation_data
             self._same_home(X_val, home_of(X_val), "fit", place.home, "validation_data")
             X_val = self._features(X_val, place.home)
-            targets = self._held_targets(on_host(y_val), X_val.shape[0])
+            targets = self._held_targets(to_host(y_val), X_val.shape[0])
             weights = _input.sample_weights(w_val[0] if w_val else None, X_val.shape[0])
             held_rows = Rows.of(place.work, rows.name, X_val, targets, weights)
-            return self._held(held_rows, lambda: on_host(y_val)), rows
+            return self._held(held_rows, lambda: to_host(y_val)), rows
         if not self.early_stopping:
             return None, rows
         train, val = train_test_split(
@@ -358,7 +359,7 @@ class BaseMLP(
                 "your dataset."
             )
         held_rows = rows.take(val)
-        return self._held(held_rows, lambda: _take(on_host(raw_y), val)), rows.take(train)
+        return self._held(held_rows, lambda: _take(to_host(raw_y), val)), rows.take(train)
 
     def _held(self, rows: Rows, raw_y: Callable[[], Any]) -> Held:
         if self.scoring is not None:
@@ -390,7 +391,7 @@ class BaseMLP(
         twin.device = None
         twin.__dict__.pop("feature_names_in_", None)
         if hasattr(self, "classes_"):
-            twin.classes_ = as_classes(np.asarray(on_host(self.classes_)), home)
+            twin.classes_ = as_classes(np.asarray(to_host(self.classes_)), home)
         return twin
 
     # --- honest errors ----------------------------------------------------------------------------
@@ -545,7 +546,7 @@ class BaseMLP(
         there = get_backend(device)
 
         def move(array: Any) -> Any:
-            host = np.asarray(on_host(array))
+            host = np.asarray(to_host(array))
             with there.scope():
                 return there.asarray(host)
 

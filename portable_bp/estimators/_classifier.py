@@ -24,7 +24,8 @@ from portable_bp.estimators import _forward, _input, _interop
 from portable_bp.estimators._base import BaseMLP, stochastic_only
 from portable_bp.estimators._callbacks import with_callbacks
 from portable_bp.estimators._losses import capped
-from portable_bp.estimators._place import as_classes, home_of, on_host
+from portable_bp.estimators._place import as_classes, home_of
+from portable_bp.inputs.transfer import to_host
 from portable_bp.training.loop import ONE_HOT_ENTRIES
 
 MULTILABEL = "multilabel-indicator"
@@ -252,12 +253,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self
         """
         if classes is not None or not hasattr(self, "classes_"):
-            self._check_classes(on_host(y), on_host(classes), home_of(X))
+            self._check_classes(to_host(y), to_host(classes), home_of(X))
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _check_classes(self, y: Any, classes: Any, home: Backend) -> None:
         if hasattr(self, "classes_"):
-            known = on_host(self.classes_)
+            known = to_host(self.classes_)
             if not np.array_equal(known, unique_labels(classes)):
                 raise ValueError(
                     f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
@@ -289,7 +290,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self, X: Any, y: Any, home: Backend, *, incremental: bool, reset: bool
     ) -> tuple[Any, Any]:
         X = _input.device_features(self, X, home, reset=reset)
-        y = _input.host_targets(self, on_host(y), X.shape[0], numeric=False)
+        y = _input.host_targets(self, to_host(y), X.shape[0], numeric=False)
         return X, self._encoded(y, home, incremental)
 
     def _held_targets(self, y: Any, n: int) -> HostArray:
@@ -310,7 +311,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             multilabel = kind.startswith("multilabel")
             self._set_classes(unique_labels(y), multilabel, scipy.sparse.issparse(y), home)
         elif self.warm_start:
-            known, found = on_host(self.classes_), unique_labels(y)
+            known, found = to_host(self.classes_), unique_labels(y)
             if set(found) != set(known):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous "
@@ -323,7 +324,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return self._indicators(y)
 
     def _refuse_unseen(self, y: Any) -> None:
-        known = on_host(self.classes_)
+        known = to_host(self.classes_)
         # What unique_labels does for one column, without asking again what kind of target it is.
         found = np.unique(y) if y.ndim == 1 else unique_labels(y)
         if len(np.setdiff1d(found, known, assume_unique=True)):
@@ -347,7 +348,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 )
             dense: HostArray = (y.toarray() if scipy.sparse.issparse(y) else y) != 0
             return dense
-        number: HostArray = np.searchsorted(on_host(self.classes_), y)
+        number: HostArray = np.searchsorted(to_host(self.classes_), y)
         if self.n_outputs_ == 1:
             return np.asarray(number == 1)[:, None]
         if len(y) * self.n_outputs_ > ONE_HOT_ENTRIES:
@@ -373,7 +374,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 "sklearn.utils.class_weight.compute_class_weight and pass them as a dict"
             )
         if self._y_type != MULTILABEL:
-            classes = np.asarray(on_host(self.classes_))
+            classes = np.asarray(to_host(self.classes_))
             number = self._numbers(y)
             # A class without rows has no balanced weight, and needs none.
             there = np.unique(number)
@@ -392,7 +393,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """``class_weight`` without the classes that this y does not have."""
         if not isinstance(self.class_weight, Mapping):
             return self.class_weight
-        unknown = set(self.class_weight) - set(np.asarray(on_host(self.classes_)).tolist())
+        unknown = set(self.class_weight) - set(np.asarray(to_host(self.classes_)).tolist())
         if unknown:
             raise ValueError(f"class_weight has classes that y has not: {sorted(unknown, key=str)}")
         return {c: w for c, w in self.class_weight.items() if c in classes}
@@ -508,8 +509,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
         sample_weight : array-like of shape (n_samples,), default=None
         """
-        predicted = on_host(self.predict(X))
-        return float(accuracy_score(on_host(y), predicted, sample_weight=on_host(sample_weight)))
+        predicted = to_host(self.predict(X))
+        return float(accuracy_score(to_host(y), predicted, sample_weight=to_host(sample_weight)))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

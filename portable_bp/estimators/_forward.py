@@ -10,7 +10,7 @@ from portable_bp.backend import Backend
 from portable_bp.equations import activations, network
 from portable_bp.equations.activations import Activation
 from portable_bp.estimators._remembered import remembered
-from portable_bp.mlp import to_backend
+from portable_bp.inputs.transfer import to_backend
 from portable_bp.training.model import BLOCK_BYTES, LastLayer
 
 

@@ -16,9 +16,10 @@ from sklearn.utils.validation import column_or_1d, validate_data
 
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
-from portable_bp.estimators._place import has_dtype, on_host
+from portable_bp.estimators._place import has_dtype
 from portable_bp.estimators._warn import warn
 from portable_bp.inputs import checks
+from portable_bp.inputs.transfer import dtype_name, to_host
 
 EXACT = 2**53
 """Integers up to this are exact in float64."""
@@ -98,7 +99,7 @@ def host_targets(est: Any, y: Any, n: int, *, numeric: bool) -> HostArray:
 
 def float_dtype(X: Any, backend: Backend) -> str:
     """The name of the float dtype that X has, or is brought to: float64 where the device has it."""
-    name = str(X.dtype).rpartition(".")[2]
+    name = dtype_name(X)
     if name in ("float32", "float64"):
         return name
     if name in ("float16", "bfloat16"):
@@ -112,7 +113,7 @@ def sample_weights(values: Any, n: int) -> HostArray | None:
         return None
     if isinstance(values, numbers.Number):
         values = np.full(n, values)
-    return checks.sample_weight(on_host(values), n)
+    return checks.sample_weight(to_host(values), n)
 
 
 def classification_labels(y: HostArray) -> None:

@@ -10,18 +10,13 @@ import numpy as np
 from portable_bp._typing import Array, HostArray, Tree
 from portable_bp.backend import Backend, leaves
 from portable_bp.backend.registry import get_backend, owner, resolve
-from portable_bp.mlp import backend_to_host
+from portable_bp.inputs.transfer import to_host
 
 
 def home_of(X: Any) -> Backend:
     """The backend that the arrays of ``X`` belong to: NumPy for anything in the host's memory."""
     adapter = owner(X)
     return get_backend("numpy" if adapter is None else adapter.of(X))
-
-
-def on_host(array: Any) -> Any:
-    """``array`` in the host's memory: an array of a device library as NumPy, the rest as it is."""
-    return array if owner(array) is None else backend_to_host(array)
 
 
 def has_dtype(backend: Backend, name: str) -> bool:
@@ -58,7 +53,7 @@ class Place:
         """An array from ``work`` where X lives."""
         if self.home is self.work:
             return array
-        host = backend_to_host(array) if owner(array) is not None else np.asarray(array)
+        host = np.asarray(to_host(array))
         with self.home.scope():
             return host if self.home.name == "numpy" else self.home.asarray(host)
 
@@ -73,7 +68,7 @@ class Place:
 def _readable(array: Any, backend: Backend) -> Any:
     """``array`` as the backend's ``asarray`` takes it: of its own library, or NumPy."""
     adapter = owner(array)
-    return array if adapter is None or adapter is type(backend) else backend_to_host(array)
+    return array if adapter is None or adapter is type(backend) else to_host(array)
 
 
 def as_classes(classes: HostArray, home: Backend) -> Any:

@@ -24,8 +24,9 @@ from portable_bp.estimators import _input, _interop
 from portable_bp.estimators._base import BaseMLP, stochastic_only
 from portable_bp.estimators._callbacks import with_callbacks
 from portable_bp.estimators._losses import quantiles
-from portable_bp.estimators._place import home_of, on_host
+from portable_bp.estimators._place import home_of
 from portable_bp.inputs import checks
+from portable_bp.inputs.transfer import to_host
 from portable_bp.training.metrics import metric
 
 
@@ -240,7 +241,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         X = _input.device_features(self, X, home, reset=reset)
         if owner(y) is not None and home_of(y) is home:
             return X, self._targets(_input.device_targets(y, X.shape[0], home), home)
-        y = _input.host_targets(self, on_host(y), X.shape[0], numeric=True)
+        y = _input.host_targets(self, to_host(y), X.shape[0], numeric=True)
         return X, self._targets(y, home_of(y))
 
     def _held_targets(self, y: Any, n: int) -> HostArray:
@@ -343,8 +344,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), default=None
         """
-        predicted = on_host(self.predict(X))
-        return float(r2_score(on_host(y), predicted, sample_weight=on_host(sample_weight)))
+        predicted = to_host(self.predict(X))
+        return float(r2_score(to_host(y), predicted, sample_weight=to_host(sample_weight)))
 
     # --- scikit-learn's own -----------------------------------------------------------------------
 

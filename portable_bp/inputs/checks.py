@@ -216,13 +216,13 @@ def labels(name: str, values: HostArray, k: int) -> HostArray:
     return values.astype(np.int64)
 
 
-def target_values(name: str, y: HostArray, target: str) -> None:
+def target_values(name: str, y: HostArray, target: str, loss: str) -> None:
     """Check real-valued targets against what the loss is defined for ("real", "binary", ...)."""
     finite(name, y)
     if target == "binary" and ((y < 0) | (y > 1)).any():
-        raise ValueError(f"{name} must lie in [0, 1] for log_loss, got {_extreme(y):g}")
+        raise ValueError(f"{name} must lie in [0, 1] for {loss}, got {_extreme(y):g}")
     if target == "count" and (y < 0).any():
-        raise ValueError(f"{name} must not be negative for poisson, got {_extreme(y):g}")
+        raise ValueError(f"{name} must not be negative for {loss}, got {_extreme(y):g}")
     if target == "class" and (
         (y < 0).any() or (np.abs(np.sum(y, axis=1, dtype=np.float64) - 1) > 1e-3).any()
     ):

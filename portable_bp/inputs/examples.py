@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from portable_bp._typing import Array, HostArray
 from portable_bp.backend import Backend
-from portable_bp.backend.registry import owner, resolve
+from portable_bp.backend.registry import owner
+from portable_bp.equations import losses
 from portable_bp.inputs import checks
-
-if TYPE_CHECKING:
-    from portable_bp.mlp import MLP
+from portable_bp.inputs.transfer import dtype_name, to_backend, to_host
 
 NAMES = ("", "validation ")
 """What stands before X, y and sample_weight in the errors of the first and the second set of rows."""
@@ -31,6 +31,26 @@ EXACT = {"float32": 2**24, "float64": 2**53}
 
 _NARROW = ("bool", "int8", "uint8", "int16", "uint16", "float16", "bfloat16", "float32")
 """What float32 holds exactly."""
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """What a network asks of its examples.
+
+    Attributes
+    ----------
+    inputs, outputs : int
+        Columns of X and of y.
+    target : str
+        What the loss takes as y: ``"real"``, ``"binary"``, ``"count"`` or ``"class"``.
+    loss : str
+        The name of the loss.
+    """
+
+    inputs: int
+    outputs: int
+    target: str
+    loss: str
 
 
 class Rows(NamedTuple):
@@ -46,95 +66,114 @@ class Rows(NamedTuple):
     w: Any = None
 
 
-def check(net: MLP, backend: Backend, name: str, *given: Rows) -> list[Rows]:
-    """Check rows for a network that computes on ``backend`` in the dtype ``name``.
+def check(spec: NetSpec, backend: Backend, dtype: str, *sets: Rows) -> list[Rows]:
+    """Check rows for a network that computes on ``backend`` in ``dtype``.
 
     Parameters
     ----------
-    given : what the user calls X, y and sample_weight (or None), and perhaps the same for validation
+    spec : NetSpec
+    backend : Backend
+    dtype : str
+    *sets : Rows
+        What the user calls X, y and sample_weight (or None), and perhaps the same for validation.
+
+    Returns
+    -------
+    list of Rows
+        The same rows, checked.
 
     Raises
     ------
     ValueError, TypeError
         Naming the argument, what is wrong with it and what to do.
     """
-    there = [
-        Rows(*(_near(backend, f"{p}{a}", v) for a, v in zip(_ARGUMENTS, rows, strict=True)))
-        for rows, p in zip(given, NAMES, strict=False)
-    ]
-    known = [_without_reading(net, name, r, p) for r, p in zip(there, NAMES, strict=False)]
+    there = [_all_to_host_if_foreign(backend, *r) for r in zip(sets, NAMES, strict=False)]
+    known = [_without_reading(spec, dtype, r, p) for r, p in zip(there, NAMES, strict=False)]
     features = [r.x for r in known if _on_device(backend, r.x)]
     others = [a for r in known for a in (r.y, r.w) if _on_device(backend, a)]
-    sound, copies = _read(backend, name, features, others)
+    sound, copies = _read(backend, dtype, features, others)
     if not sound:
         for rows, prefix in zip(known, NAMES, strict=False):
-            _complain(backend, name, rows.x, f"{prefix}X")
+            _raise_invalid(backend, dtype, rows.x, f"{prefix}X")
     copy = iter(copies)
     checked = []
     for (x, y, w), prefix in zip(known, NAMES, strict=False):
         n = x.shape[0]
         if _on_device(backend, y):
-            y = targets(net, next(copy), n, name, f"{prefix}y")
+            y = targets(spec, next(copy), n, dtype, f"{prefix}y")
         if _on_device(backend, w):
             w = checks.sample_weight(next(copy), n, f"{prefix}sample_weight")
         checked.append(Rows(x, y, _scaled(w) if isinstance(w, np.ndarray) else w))
     return checked
 
 
-def features(net: MLP, x: Any, name: str = "X") -> Any:
+def features(spec: NetSpec, x: Any, name: str = "X") -> Any:
     """Features as an array of shape (n, inputs); the values are still to be checked."""
     if owner(x) is None:
         x = checks.host_array(name, x)
     else:
         _real(x, name)
-    checks.matrix(name, tuple(x.shape), net.sizes[0])
+    checks.matrix(name, tuple(x.shape), spec.inputs)
     return x
 
 
-def finite_features(backend: Backend, name: str, x: Any) -> None:
+def finite_features(backend: Backend, dtype: str, x: Any) -> None:
     """Check the values of features: on the host, or with one read of the device."""
     if owner(x) is None:
         checks.finite("X", x)
-    elif _on_device(backend, x) and not _read(backend, name, [x], [])[0]:
-        _complain(backend, name, x, "X")
+    elif _on_device(backend, x) and not _read(backend, dtype, [x], [])[0]:
+        _raise_invalid(backend, dtype, x, "X")
 
 
-def targets(net: MLP, y: HostArray, n: int, dtype: str, name: str = "y") -> HostArray:
+def targets(spec: NetSpec, y: HostArray, n: int, dtype: str, name: str = "y") -> HostArray:
     """Targets on the host: class labels as int64, shape (n,), anything else as (n, k).
 
     ``dtype``: what the network computes in; ``name``: what errors call the targets.
     """
-    k, classes = net.sizes[-1], net.loss.target == "class"
+    k, classes = spec.outputs, spec.target == "class"
     checks.target_shape(name, y.shape, n, k, classes)
     if classes and y.ndim == 1:
         return checks.labels(name, y, k)
     y = y if y.ndim == 2 else y[:, None]
-    checks.target_values(name, y, net.loss.target)
+    checks.target_values(name, y, spec.target, spec.loss)
     checks.fits(name, y, dtype)
     return y
 
 
-def _near(backend: Backend, name: str, array: Any) -> Any:
+def place_targets(spec: NetSpec, backend: Backend, y: Any, dtype: str) -> Array:
+    """Checked targets on ``backend`` as (n, k): class labels become one-hot rows."""
+    if spec.target == "class" and y.ndim == 1:
+        labels = to_backend(backend, y, backend.index_dtype)
+        row = backend.asarray(np.arange(spec.outputs), dtype=backend.index_dtype)
+        return losses.one_hot(labels, row, backend.dtype(dtype), xp=backend.xp)
+    t = to_backend(backend, y, dtype, "y")
+    return backend.xp.expand_dims(t, axis=1) if t.ndim == 1 else t
+
+
+def _all_to_host_if_foreign(backend: Backend, rows: Rows, prefix: str) -> Rows:
+    named = zip(_ARGUMENTS, rows, strict=True)
+    return Rows(*(_to_host_if_foreign(backend, prefix + a, v) for a, v in named))
+
+
+def _to_host_if_foreign(backend: Backend, name: str, array: Any) -> Any:
     """What lives on another device than ``backend``'s comes to the host; the rest stays."""
     checks.dense(name, array)
     adapter = owner(array)
     if adapter is None or backend.traced(array) or adapter.of(array) == backend.spec:
         return array
-    there = resolve(None, array)
-    with there.scope():
-        return there.to_numpy(array)
+    return to_host(array)
 
 
-def _without_reading(net: MLP, name: str, given: Rows, prefix: str) -> Rows:
+def _without_reading(spec: NetSpec, dtype: str, rows: Rows, prefix: str) -> Rows:
     """All checks but those of values that a device holds."""
-    x, y, w = given
-    x = features(net, x, f"{prefix}X")
+    x, y, w = rows
+    x = features(spec, x, f"{prefix}X")
     n = x.shape[0]
     if owner(y) is None:
-        y = targets(net, checks.host_array(f"{prefix}y", y), n, name, f"{prefix}y")
+        y = targets(spec, checks.host_array(f"{prefix}y", y), n, dtype, f"{prefix}y")
     else:
         _real(y, f"{prefix}y")
-        k, classes = net.sizes[-1], net.loss.target == "class"
+        k, classes = spec.outputs, spec.target == "class"
         checks.target_shape(f"{prefix}y", tuple(y.shape), n, k, classes)
     if w is not None and owner(w) is None:
         w = checks.sample_weight(w, n, f"{prefix}sample_weight")
@@ -158,19 +197,19 @@ def _real(array: Array, name: str) -> None:
 
 
 def _read(
-    backend: Backend, name: str, features: Sequence[Array], others: Sequence[Array]
+    backend: Backend, dtype: str, features: Sequence[Array], others: Sequence[Array]
 ) -> tuple[bool, list[HostArray]]:
-    """Whether all features are finite and exact in the dtype ``name``, and host copies of ``others``.
+    """Whether all features are finite and exact in ``dtype``, and host copies of ``others``.
 
     Everything travels in one array: one read of the device, however much there is to look at.
     """
     xp = backend.xp
-    flags = [flag for x in features for flag in _flags(backend, x, name)]
+    flags = [flag for x in features for flag in _flags(backend, x, dtype)]
     if not flags and not others:
         return True, []
-    narrow = all(_word(a) in _NARROW for a in others)
-    dtype = backend.dtype("float32" if narrow else _widest(backend))
-    parts = [xp.reshape(xp.astype(a, dtype), (-1,)) for a in (*flags, *others)]
+    narrow = all(dtype_name(a) in _NARROW for a in others)
+    carrier = backend.dtype("float32" if narrow else _widest(backend))
+    parts = [xp.reshape(xp.astype(a, carrier), (-1,)) for a in (*flags, *others)]
     packed = backend.to_numpy(xp.concat(parts))
     cuts = np.cumsum([len(flags), *(math.prod(a.shape) for a in others)])
     copies = [
@@ -180,27 +219,29 @@ def _read(
     return bool(packed[: len(flags)].all()), copies
 
 
-def _flags(backend: Backend, x: Array, name: str) -> Iterator[Array]:
+def _flags(backend: Backend, x: Array, dtype: str) -> Iterator[Array]:
     """0-d arrays that are true when ``x`` is in order; false asks for a closer look."""
     xp = backend.xp
-    dtype = backend.dtype(name)
+    target = backend.dtype(dtype)
     if xp.isdtype(x.dtype, "real floating"):
         # What is too large for the dtype becomes infinite.
-        yield xp.all(xp.isfinite(x if _word(x) in _NARROW else xp.astype(x, dtype, copy=False)))
-    elif not xp.isdtype(x.dtype, "bool") and np.iinfo(_word(x)).max > EXACT[name]:
+        yield xp.all(
+            xp.isfinite(x if dtype_name(x) in _NARROW else xp.astype(x, target, copy=False))
+        )
+    elif not xp.isdtype(x.dtype, "bool") and np.iinfo(dtype_name(x)).max > EXACT[dtype]:
         # Compared as floats: PyTorch compares no unsigned integers.
-        yield xp.all(xp.abs(xp.astype(x, dtype)) < EXACT[name])
+        yield xp.all(xp.abs(xp.astype(x, target)) < EXACT[dtype])
 
 
-def _complain(backend: Backend, name: str, x: Any, argument: str) -> None:
+def _raise_invalid(backend: Backend, dtype: str, x: Any, argument: str) -> None:
     """Say what is wrong with features whose flags were not all true."""
     if not _on_device(backend, x):
         return
-    if _word(x) == "bfloat16":  # NumPy has no such type
+    if dtype_name(x) == "bfloat16":  # NumPy has no such type
         x = backend.xp.astype(x, backend.dtype("float32"))
-    on_host = backend.to_numpy(x)
-    checks.finite(argument, on_host)
-    checks.cast(argument, on_host, name)
+    host = backend.to_numpy(x)
+    checks.finite(argument, host)
+    checks.cast(argument, host, dtype)
 
 
 def _scaled(weights: HostArray) -> HostArray:
@@ -210,10 +251,6 @@ def _scaled(weights: HostArray) -> HostArray:
     """
     scaled: HostArray = np.ldexp(weights, -np.frexp(weights.max())[1])
     return scaled
-
-
-def _word(array: Array) -> str:
-    return str(array.dtype).rpartition(".")[2]
 
 
 def _widest(backend: Backend) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 
 from portable_bp import rng
 from portable_bp._typing import HostArray, Params
-from portable_bp.backend.registry import get_backend, owner, use_backend
+from portable_bp.backend.registry import get_backend, use_backend
 from portable_bp.inputs import checks
-from portable_bp.mlp import MLP, backend_to_host
+from portable_bp.inputs.transfer import to_host
+from portable_bp.mlp import MLP
 
 STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
 """Balances the two errors of a central difference, h^2/6 E''' and (rounding of E) / h."""
@@ -94,7 +95,7 @@ def check_gradients(
         entries = checks.positive_int("entries", entries)
     seed = rng.as_seed(seed)
     start = [[_host(p) for p in pair] for pair in params]
-    x = _host(checks.host_array("x", x) if owner(x) is None else x)
+    x = _host(checks.host_array("x", to_host(x)))
     problem = _Problem(net, y, sample_weight, entries, seed, tolerance)
     with use_backend("numpy"):
         worst = problem.worst(start, x)
@@ -119,12 +120,8 @@ class _Problem:
     def __init__(
         self, net: MLP, y: Any, weights: Any, entries: int | None, seed: int, tolerance: float
     ) -> None:
-        self.net, self.y, self.weights = net, y, weights
+        self.net, self.y, self.weights = net, to_host(y), to_host(weights)
         self.entries, self.seed, self.tolerance = entries, seed, tolerance
-        if owner(y) is not None:
-            self.y = backend_to_host(y)
-        if owner(weights) is not None:
-            self.weights = backend_to_host(weights)
 
     def loss(self, params: list[list[HostArray]], x: HostArray) -> float:
         loss, _ = self.net.loss_and_gradients(_as_params(params), x, self.y, self.weights)
@@ -185,8 +182,7 @@ class _Problem:
 
 def _host(p: Any) -> HostArray:
     """A private copy in float64."""
-    values = p if owner(p) is None else backend_to_host(p)
-    copy: HostArray = get_backend("numpy").asarray(values, "float64")  # type: ignore[assignment]
+    copy: HostArray = get_backend("numpy").asarray(to_host(p), "float64")  # type: ignore[assignment]
     return copy
 
 

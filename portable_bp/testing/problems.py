@@ -11,6 +11,7 @@ from portable_bp import rng
 from portable_bp._typing import HostArray, Params, Tree
 from portable_bp.backend import Backend, map_leaves
 from portable_bp.equations.initializers import Scale
+from portable_bp.inputs import examples
 from portable_bp.mlp import MLP
 
 _X, _Y, _WEIGHTS, _BIAS = range(201, 205)  # streams of random words, apart from those of training
@@ -32,7 +33,7 @@ class Problem:
         name = dtype or self.dtype
         with where.scope():
             params, x = map_leaves(lambda p: where.asarray(p, name), (self.params, self.x))
-            y = self.net.targets(where, self.y, len(self.x), name)
+            y = examples.place_targets(self.net.spec, where, self.y, name)
             weights = None if self.weights is None else where.asarray(self.weights, name)
             return params, x, y, weights
 

@@ -24,7 +24,8 @@ from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.errors import CheckpointError, DivergenceError
 from portable_bp.inputs import checks, examples
 from portable_bp.inputs.examples import Rows
-from portable_bp.mlp import MLP, as_pairs, float_name, to_backend
+from portable_bp.inputs.transfer import float_name, to_backend
+from portable_bp.mlp import MLP, as_pairs
 from portable_bp.training import divergence, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
 from portable_bp.training.feed import Feed, Piece, Resident, Streamed, must_stream, select
@@ -672,7 +673,7 @@ def _prepare(
                 f"got {checks.shown(held_out)}"
             )
         checks.real("validation", held_out, low=0, high=1, open_low=True, open_high=True)
-    rows, *apart = examples.check(net, backend, name, *given)
+    rows, *apart = examples.check(net.spec, backend, name, *given)
     if held_out is not None and not apart:
         rows, *apart = _split(backend, rows, held_out, seed)
     x, y, w = rows
@@ -699,14 +700,15 @@ def _targets(net: MLP, backend: Backend, y: HostArray, name: str) -> Array:
     """Targets on the device: (n, k), or labels (n,) where one-hot rows would be too many."""
     if y.ndim == 1 and len(y) * net.sizes[-1] > ONE_HOT_ENTRIES:
         return backend.asarray(y, backend.index_dtype)
-    return _contiguous(net.place_targets(backend, y, name))
+    return _contiguous(examples.place_targets(net.spec, backend, y, name))
 
 
 def _test(net: MLP, backend: Backend, rows: Rows, name: str) -> Test:
     """Held-out features on the device where they fit; the rest in float64 on the host."""
     large = owner(rows.x) is None and must_stream(backend, rows.x, name)
     x = rows.x if large else to_backend(backend, rows.x, name, "validation X")
-    return x, np.asarray(net.place_targets(get_backend("numpy"), rows.y, "float64")), rows.w
+    t = examples.place_targets(net.spec, get_backend("numpy"), rows.y, "float64")
+    return x, np.asarray(t), rows.w
 
 
 def _split(backend: Backend, given: Rows, share: float, seed: int) -> tuple[Rows, Rows]:

@@ -15,7 +15,8 @@ from portable_bp.backend.memory import Result, guarded
 from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.equations import losses, network
 from portable_bp.inputs import checks, examples
-from portable_bp.mlp import MLP, dtype_name, to_backend
+from portable_bp.inputs.transfer import dtype_name, to_backend
+from portable_bp.mlp import MLP
 from portable_bp.training.history import History
 from portable_bp.training.metrics import metric
 
@@ -109,8 +110,8 @@ class Model:
         def evaluated() -> tuple[float, float]:
             with self.backend.scope():
                 given = examples.Rows(X, y, sample_weight)
-                (rows,) = examples.check(self.net, self.backend, self._dtype, given)
-            t = self.net.place_targets(get_backend("numpy"), rows.y, "float64")
+                (rows,) = examples.check(self.net.spec, self.backend, self._dtype, given)
+            t = examples.place_targets(self.net.spec, get_backend("numpy"), rows.y, "float64")
             return self.evaluate_prepared(rows.x, np.asarray(t), rows.w)
 
         return self._guarded(X, evaluated)
@@ -140,7 +141,7 @@ class Model:
                 f"X lives on {foreign.of(X)}, the model on {self.backend.spec}: move one of them, "
                 f"for example model.to({foreign.of(X)!r})"
             )
-        return examples.features(self.net, X)
+        return examples.features(self.net.spec, X)
 
     def _guarded(self, X: Any, work: Callable[[], Result]) -> Result:
         def task() -> str:

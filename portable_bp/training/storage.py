@@ -10,7 +10,8 @@ from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import resolve
 from portable_bp.errors import CheckpointError
-from portable_bp.mlp import MLP, dtype_name
+from portable_bp.inputs.transfer import dtype_name
+from portable_bp.mlp import MLP
 from portable_bp.persistence import container
 from portable_bp.training.history import History
 from portable_bp.training.model import Model

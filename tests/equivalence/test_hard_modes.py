@@ -19,6 +19,7 @@ from portable_bp import MLP, Backend, fit, get_backend, schedules
 from portable_bp._typing import Params
 from portable_bp.backend import leaves, map_leaves
 from portable_bp.equations import optimizers
+from portable_bp.inputs import transfer
 from portable_bp.testing import equivalence
 from portable_bp.testing.compare import compare, kind_errors
 from portable_bp.testing.problems import make_problem
@@ -448,7 +449,7 @@ def test_arrays_of_two_libraries_never_share_memory(source: str, target: str) ->
     """torch.asarray of a JAX array can be written to, and then changes an immutable array."""
     here, there = get_backend(source), get_backend(target)
     given = here.asarray(np.arange(4.0), "float32")
-    moved = portable_bp.mlp.to_backend(there, given, "float32")
+    moved = transfer.to_backend(there, given, "float32")
     copied = there.asarray(here.to_numpy(given), "float32")
     assert list(kind_errors(there, moved, np.zeros(4), "float32")) == []
     for array in (moved, copied):
