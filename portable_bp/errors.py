@@ -48,4 +48,4 @@ class CheckpointError(ValueError):
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint was not saved, or a damaged one was passed over; training can go on."""
+    """A checkpoint was not saved, or a damaged one was skipped; training can go on."""

@@ -259,7 +259,7 @@ class MLP:
 
     def check_memory(self) -> None:
         """Raise an OutOfMemoryError when this machine could not hold the parameters."""
-        wanted, there = 8 * self.n_parameters, memory.on_host()
+        wanted, there = 8 * self.n_parameters, memory.physical_memory()
         if there is not None and wanted > there:
             raise OutOfMemoryError(
                 f"sizes {list(self.sizes)} has {self.n_parameters:,} parameters: drawing them needs "

@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 
 from portable_bp.errors import DivergenceError
-from portable_bp.persistence.container import temporary_name
+from portable_bp.persistence import atomic
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes: 128 and the number of the signal for the last two."""
@@ -125,10 +125,8 @@ def check_target(path: Path | None, *others: str | Path) -> None:
     for other in others:
         if path.resolve() == Path(other).resolve():
             raise ValueError(f"{path} would be overwritten, and is needed; name another file")
-    probe = path.resolve().parent / temporary_name("probe")
     try:
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        atomic.check_writable(path.resolve().parent)
     except OSError as error:
         raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from error
 
@@ -141,17 +139,8 @@ def write(path: Path, content: bytes) -> None:
     Failure
         When the disk refuses; what was at ``path`` is untouched.
     """
-    target = path.resolve()
-    temporary = target.with_name(temporary_name(target.name))
     with failing(path):
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        atomic.write(path, content)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from portable_bp._typing import HostArray, Params
 from portable_bp.backend import Backend
-from portable_bp.backend.memory import guarded
+from portable_bp.backend.memory import translate_oom
 from portable_bp.backend.registry import get_backend, owner
 from portable_bp.equations.activations import ACTIVATIONS, Activation
 from portable_bp.equations.losses import Loss
@@ -143,7 +143,7 @@ class BaseMLP(
         place = Place.of(X, self.device)
         before = {k: copy(v) if isinstance(v, list) else v for k, v in self.__dict__.items()}
         try:
-            guarded(
+            translate_oom(
                 place.work,
                 lambda: self._fit_at(
                     place, hidden, X, y, sample_weight, incremental, validation_data
@@ -473,7 +473,7 @@ class BaseMLP(
         name = self.dtype or max(_input.float_dtype(X, place.work), dtype_name(self.coefs_[0]))
         activations = layers()
         params = self._params_read(place, name)[: len(activations)]
-        found = guarded(
+        found = translate_oom(
             place.work,
             lambda: list(_forward.forward(place.work, activations, params, X, name)),
             lambda: f"predicting {X.shape[0]:,} rows",

@@ -10,15 +10,18 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import NamedTuple, Self
 
 from portable_bp._typing import HostArray
 from portable_bp.errors import CheckpointError, CheckpointWarning
-from portable_bp.persistence import container
+from portable_bp.persistence import atomic, container
 
 MAX_STEP = 10**10 - 1
 """The largest step that a file name has room for."""
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What a file system without locks answers."""
 
 _NAME = re.compile(r"ckpt-(\d{10})\.safetensors", re.ASCII)
 _LEFTOVER = re.compile(r"\.ckpt-(probe|\d{10}\.safetensors)\.[0-9a-f]{16}\.tmp", re.ASCII)
@@ -83,7 +86,7 @@ class CheckpointDirectory:
             raise FileNotFoundError(
                 errno.ENOENT, "the parent of the checkpoint directory is missing", os.fspath(path)
             ) from error
-        self._lock: int | None = _lock(self.path)
+        self._lock: _Lock | None = _Lock(self.path)
         try:
             self._probe()
             self._sweep()
@@ -154,7 +157,7 @@ class CheckpointDirectory:
         Warns
         -----
         CheckpointWarning
-            A newer one was passed over, and why.
+            A newer one was skipped, and why.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -162,7 +165,7 @@ class CheckpointDirectory:
             try:
                 return Checkpoint(path, *container.read(path))
             except (CheckpointError, OSError) as error:
-                _warn(f"checkpoint passed over: {error}")
+                _warn(f"skipping unreadable checkpoint: {error}")
         if steps:
             raise CheckpointError(
                 f"{self.path}: none of the {len(steps)} checkpoints can be read (see the "
@@ -178,7 +181,7 @@ class CheckpointDirectory:
     def close(self) -> None:
         """Free the directory for another run."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> Self:
@@ -203,46 +206,68 @@ class CheckpointDirectory:
 
     def _probe(self) -> None:
         """Fail now where a save would fail later."""
-        probe = self.path / container.temporary_name("ckpt-probe")
         try:
-            probe.touch(exist_ok=False)
-            probe.unlink()
+            atomic.check_writable(self.path, "ckpt-probe")
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"checkpoints cannot be written here ({error.strerror})",
-                os.fspath(self.path),
+            raise _unwritable(self.path, error) from error
+
+
+class _Lock:
+    """The lock of a directory; the system frees it with the process, however that ends.
+
+    Who holds it stands in a file of its own: on Windows nobody can read a file that is locked.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        filelock = _require_filelock()
+        self._holder = directory / ".lock-holder"
+        self._lock = filelock.FileLock(
+            directory / ".lock", timeout=0, thread_local=False, fallback_to_soft=False
+        )
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise CheckpointError(
+                f"{directory}: another run ({self._holder_words()!r}) saves its checkpoints here; "
+                f"wait for it to end or give this run another directory"
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise _unwritable(directory, error) from error
+            _warn(f"{directory}: no lock ({error.strerror}); see that only one run saves here", 4)
+        words = f"process {os.getpid()} on {socket.gethostname()}"
+        with suppress(OSError):  # only words for the message above; a full disk may refuse them
+            atomic.write(self._holder, words.encode())
+
+    def _holder_words(self) -> str:
+        try:
+            with open(self._holder, "rb") as file:
+                return file.read(200).decode(errors="replace")
+        except OSError:
+            return "unknown"
+
+    def release(self) -> None:
+        """Free the directory for another run."""
+        with suppress(OSError):
+            self._holder.unlink(missing_ok=True)
+        self._lock.release()
 
 
-def _lock(directory: Path) -> int:
-    """An open file whose lock stands for the directory; the kernel frees it with the process."""
-    import fcntl  # not on Windows, where training without checkpoints has to work
-
-    path = directory / ".lock"
+def _require_filelock() -> ModuleType:
+    """The filelock library; an ImportError that says what to install where it is missing."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"checkpoints cannot be written here ({error.strerror})",
-            os.fspath(directory),
+        import filelock
+    except ImportError as error:
+        raise ImportError(
+            "checkpoints need the filelock library: pip install 'portable-bp[io]'", name="filelock"
         ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace")
-        os.close(descriptor)
-        raise CheckpointError(
-            f"{directory}: another run ({holder!r}) saves its checkpoints here; wait for it to end "
-            f"or give this run another directory"
-        ) from error
-    except OSError as error:
-        _warn(f"{directory}: no lock ({error.strerror}); see that only one run saves here", 4)
-    with suppress(OSError):  # only words for the message above; a full disk may refuse them
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    return descriptor
+    return filelock
+
+
+def _unwritable(directory: Path, error: OSError) -> OSError:
+    return OSError(
+        error.errno, f"checkpoints cannot be written here ({error.strerror})", os.fspath(directory)
+    )
 
 
 def _warn(message: str, stacklevel: int = 3) -> None:

@@ -18,18 +18,18 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from portable_bp._typing import HostArray
+from portable_bp.backend.memory import physical_memory
 from portable_bp.errors import CheckpointError
+from portable_bp.persistence import atomic
 
 JSON: TypeAlias = (
     "bool | int | float | str | list[JSON] | tuple[JSON, ...] | dict[str, JSON] | None"
@@ -104,30 +104,7 @@ def write(
     >>> arrays["W"].tolist(), metadata
     ([[1.0, 0.0], [0.0, 1.0]], {'step': 7})
     """
-    data = _encode(arrays, metadata)
-    target, mode = _target(path)
-    temporary = os.path.join(os.path.dirname(target), temporary_name(os.path.basename(target)))
-    try:
-        # "x" never follows or reuses what someone else put there.
-        with open(temporary, "xb") as file:
-            if mode is not None and mode != stat.S_IMODE(os.fstat(file.fileno()).st_mode):
-                os.chmod(temporary, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if not isinstance(error, OSError):
-            raise
-        raise OSError(
-            error.errno,
-            f"{error.strerror or error}, while saving {len(data)} bytes beside the old file, "
-            f"which is untouched",
-            os.fspath(path),
-        ) from error
-    _sync_directory(os.path.dirname(target))
+    atomic.write(path, _encode(arrays, metadata))
 
 
 def read(
@@ -168,11 +145,6 @@ def read(
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(path)}: {error}") from error.__cause__
     return arrays, metadata
-
-
-def temporary_name(name: str) -> str:
-    """A fresh name for the file that is to become ``name``, short enough for any file system."""
-    return f".{name[:50]}.{secrets.token_hex(8)}.tmp"
 
 
 # ---------------------------------------------------------------------------------- to bytes
@@ -243,37 +215,6 @@ def _digest(text: str, arrays: Mapping[str, HostArray]) -> str:
     return sha.hexdigest()
 
 
-# ------------------------------------------------------------------------------- to the disk
-
-
-def _target(path: str | os.PathLike[str]) -> tuple[str, int | None]:
-    """The file behind ``path``, links followed, and the permissions it has if it exists."""
-    target = os.path.realpath(os.fspath(path))
-    try:
-        mode = os.lstat(target).st_mode
-    except FileNotFoundError:
-        return target, None
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "cannot save, this is a directory", os.fspath(path))
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "cannot save, this is not a regular file", os.fspath(path))
-    return target, stat.S_IMODE(mode)
-
-
-def _sync_directory(path: str) -> None:
-    """Make a rename in the directory survive a loss of power."""
-    if os.name != "posix":  # elsewhere a directory cannot be opened
-        return
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such call
-            raise
-    finally:
-        os.close(directory)
-
-
 # -------------------------------------------------------------------------------- from bytes
 
 
@@ -286,7 +227,7 @@ def _load(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[dict[str
         raise CheckpointError("file type: this is not a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        limit = _quarter_of_memory() if max_bytes is None else max_bytes
+        limit = _size_limit() if max_bytes is None else max_bytes
         if size > limit:
             raise CheckpointError(f"size: {size} bytes, over the limit of {limit}; see max_bytes")
         if size < 8:
@@ -413,10 +354,9 @@ def _check_finite(arrays: Mapping[str, HostArray]) -> None:
             )
 
 
-def _quarter_of_memory() -> int:
-    if not hasattr(os, "sysconf"):
-        return sys.maxsize
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+def _size_limit() -> int:
+    memory = physical_memory()
+    return sys.maxsize if memory is None else memory // 4
 
 
 def require_library() -> ModuleType:
@@ -425,7 +365,7 @@ def require_library() -> ModuleType:
         import safetensors.numpy
     except ImportError as error:
         raise ImportError(
-            "model files need the safetensors library: pip install 'portable-bp[cli]'",
+            "model files need the safetensors library: pip install 'portable-bp[io]'",
             name="safetensors",
         ) from error
     return safetensors

@@ -16,7 +16,7 @@ import numpy as np
 from portable_bp import rng
 from portable_bp._typing import Array, HostArray, Params, Step, Tree
 from portable_bp.backend import Backend, EagerRunner, Runner, leaves
-from portable_bp.backend.memory import guarded
+from portable_bp.backend.memory import translate_oom
 from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.equations import activations, losses, optimizers, schedules
 from portable_bp.equations.optimizers import Optimizer
@@ -262,7 +262,7 @@ def fit(
         batch = n if size is None else min(size, n)
         return f"training {net!r} on {n:,} rows, {batch:,} at a time"
 
-    return guarded(where, trained, task, TO_LOWER)
+    return translate_oom(where, trained, task, TO_LOWER)
 
 
 @dataclass

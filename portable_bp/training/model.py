@@ -11,7 +11,7 @@ import numpy as np
 
 from portable_bp._typing import Array, HostArray, Namespace, Params
 from portable_bp.backend import Backend
-from portable_bp.backend.memory import Result, guarded
+from portable_bp.backend.memory import Result, translate_oom
 from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.equations import losses, network
 from portable_bp.inputs import checks, examples
@@ -147,7 +147,9 @@ class Model:
         def task() -> str:
             return f"over {X.shape[0]:,} rows in blocks of {block_rows(self.net):,} by {self.net!r}"
 
-        return guarded(self.backend, work, task, "the layer sizes, or hand in fewer rows at a time")
+        return translate_oom(
+            self.backend, work, task, "the layer sizes, or hand in fewer rows at a time"
+        )
 
     @property
     def _dtype(self) -> str:

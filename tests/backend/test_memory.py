@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import pytest
 import portable_bp
 from portable_bp import MLP, OutOfMemoryError
 from portable_bp import backend as backend_module
-from portable_bp.backend import Backend, leaves
+from portable_bp.backend import Backend, leaves, memory
+from portable_bp.persistence import container
 from portable_bp.training import feed
 
 RNG = np.random.default_rng(2)
@@ -284,3 +286,61 @@ def test_rows_that_do_not_fit_on_the_device_are_streamed(monkeypatch: pytest.Mon
     portable_bp.fit(NET, X, Y, backend="torch", epochs=2, batch_size=8)
     assert len(largest) >= 2 * 4 * 2
     assert max(largest) <= X.nbytes // 4
+
+
+def grouped(root: Path, lines: str, **files: str) -> tuple[tuple[int, Path, Path], ...]:
+    """What a machine with these control groups says: ``files`` with __ for / and the numbers."""
+    for name, text in {"proc__self__cgroup": lines, **files}.items():
+        path = root.joinpath(*name.split("__"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return memory.control_groups(root)
+
+
+SYS = "sys__fs__cgroup"
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "limits"),
+    [
+        ("0::/\n", {"memory.max": "1000"}, [1000]),
+        ("0::/\n", {"memory.max": "max\n"}, []),
+        ("0::/a/b\n", {"a__b__memory.max": "max\n", "a__memory.max": "500"}, [500]),
+        ("0::/a/b\n", {"a__b__memory.max": "300", "memory.max": "400"}, [300, 400]),
+        ("0::/../../elsewhere\n", {"memory.max": "1000"}, [1000]),
+        ("9:cpu:/x\n4:hugetlb,memory:/d\n", {"memory__d__memory.limit_in_bytes": "700"}, [700]),
+        ("0::/a\n", {}, []),
+    ],
+)
+def test_limits_of_control_groups(
+    tmp_path: Path, lines: str, files: dict[str, str], limits: list[int]
+) -> None:
+    found = grouped(tmp_path, lines, **{f"{SYS}__{name}": n for name, n in files.items()})
+    assert [limit for limit, _, _ in found] == limits
+
+
+def test_a_container_has_less_memory_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, free = memory.physical_memory(), memory.available_memory()
+    assert machine is not None
+    assert free is not None
+    assert 0 < free < machine
+    groups = grouped(
+        tmp_path,
+        "0::/job\n",
+        **{
+            f"{SYS}__job__memory.max": "1000000",
+            f"{SYS}__job__memory.current": "900000",
+            f"{SYS}__job__memory.stat": "anon 500000\ninactive_file 300000\n",
+        },
+    )
+    monkeypatch.setattr(memory, "control_groups", lambda: groups)
+    assert memory.physical_memory() == 1_000_000
+    assert memory.available_memory() == 400_000
+    with pytest.raises(portable_bp.OutOfMemoryError, match="this machine has 1,000,000"):
+        portable_bp.MLP([1000, 1000]).init()
+
+    container.write(tmp_path / "f", {"W": np.ones(50_000)}, {})
+    with pytest.raises(portable_bp.CheckpointError, match="over the limit of 250000"):
+        container.read(tmp_path / "f")

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from portable_bp.errors import CheckpointError, CheckpointWarning
-from portable_bp.persistence import container
+from portable_bp.persistence import atomic, container
 from portable_bp.persistence.checkpoints import MAX_STEP, CheckpointDirectory
 
-pytest.importorskip("safetensors.numpy", reason="needs the extra [cli]")
+pytest.importorskip("safetensors.numpy", reason="needs the extra [io]")
 
 
 def save(runs: CheckpointDirectory, *steps: int) -> None:
@@ -62,7 +62,7 @@ def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path: Path) -> None:
         save(runs, 1, 2, 3)
         spoil(tmp_path / "ckpt-0000000003.safetensors")
         (tmp_path / "ckpt-0000000002.safetensors").write_bytes(b"")
-        with pytest.warns(CheckpointWarning, match="passed over") as caught:
+        with pytest.warns(CheckpointWarning, match="skipping unreadable") as caught:
             assert latest(runs) == 1
         assert ["checksum" in str(caught[0].message), "length" in str(caught[1].message)] == [
             True
@@ -162,9 +162,9 @@ def test_a_file_system_without_locks_warns(tmp_path: Path, monkeypatch: pytest.M
 
 def test_own_leftovers_are_swept_and_nothing_else(tmp_path: Path) -> None:
     name = "ckpt-0000000007.safetensors"
-    leftover = [container.temporary_name(name), container.temporary_name("ckpt-probe")]
+    leftover = [atomic.temporary_name(name), atomic.temporary_name("ckpt-probe")]
     others = [
-        container.temporary_name("model.safetensors"),
+        atomic.temporary_name("model.safetensors"),
         f".{name}.tmp",
         f".{name}.0123456789abcdeg.tmp",
         "ckpt-7.safetensors",
@@ -228,11 +228,11 @@ def test_the_lock_is_no_way_to_another_file(tmp_path: Path) -> None:
 
 
 def test_a_probe_that_fails_frees_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def touch(self: Path, exist_ok: bool = True) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", str(self))
+    def check_writable(directory: Path, name: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(directory))
 
     with monkeypatch.context() as context:
-        context.setattr(Path, "touch", touch)
+        context.setattr(atomic, "check_writable", check_writable)
         with pytest.raises(OSError, match=r"cannot be written here \(Read-only file system"):
             CheckpointDirectory(tmp_path)
     CheckpointDirectory(tmp_path).close()
@@ -240,10 +240,18 @@ def test_a_probe_that_fails_frees_the_lock(tmp_path: Path, monkeypatch: pytest.M
 
 def test_words_of_the_lock_file_are_shown_as_text_only(tmp_path: Path) -> None:
     with CheckpointDirectory(tmp_path):
-        (tmp_path / ".lock").write_bytes(b"\x1b[2J\xff" + b"x" * 1000)
+        (tmp_path / ".lock-holder").write_bytes(b"\x1b[2J\xff" + b"x" * 1000)
         with pytest.raises(CheckpointError) as caught:
             CheckpointDirectory(tmp_path)
     message = str(caught.value)
     assert "\x1b" not in message
     assert len(message) < 600
     assert "x" * 100 in message
+
+
+def test_a_missing_library_of_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    with pytest.raises(ImportError, match=r"checkpoints need .* pip install 'portable-bp\[io\]'"):
+        CheckpointDirectory(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 
 import portable_bp
 
-pytest.importorskip("safetensors.numpy", reason="needs the extra [cli]")
+pytest.importorskip("safetensors.numpy", reason="needs the extra [io]")
 
 WATCHED = """
 import json, os, sys
