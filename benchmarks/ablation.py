@@ -58,7 +58,7 @@ class InputDelta(Planned):
         def step(xp: Namespace, state: Tree, batch: Tree) -> tuple[Tree, Array]:
             params, slots, _ = state
             x, y, (_, *coefficients) = batch
-            share = network.shares(x, None, xp=xp)
+            share = network.example_weights(x, None, xp=xp)
             cache = network.forward(params, x, eq.activations, xp=xp)
             delta = network.deltas(eq, params, cache, y, share, xp=xp)
             loss = network.mean_loss(eq, params, cache, y, share, xp=xp)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 import reprlib
+from dataclasses import field, fields
+from functools import partial
 from typing import Any
 
 _repr = reprlib.Repr()
@@ -73,3 +75,45 @@ def boolean(name: str, value: Any) -> bool:
     if type(value).__name__ not in ("bool", "bool_"):  # Python's and NumPy's
         raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
+
+
+def hyperparameter(
+    default: float,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+    name: str | None = None,
+) -> Any:
+    """A field of a dataclass that holds a finite number of the interval from ``low`` to ``high``.
+
+    :func:`check_hyperparameters` checks it; ``name`` is what messages call it, if not the field's.
+    """
+    check = partial(real, low=low, high=high, open_low=open_low, open_high=open_high)
+    return field(default=default, metadata={"check": check, "name": name})
+
+
+def count(default: int | None, *, least: int) -> Any:
+    """A field that holds an integer of at least ``least``; with None as its default, or None."""
+    return field(default=default, metadata={"check": partial(positive_int, least=least)})
+
+
+def check_hyperparameters(settings: Any) -> None:
+    """Check each field of a dataclass by its own rule; one without a rule by its default's type.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Settings:
+    ...     rate: float = hyperparameter(0.1, low=0)
+    ...     momentum: float = 0.9
+    >>> check_hyperparameters(Settings(momentum=math.nan))
+    Traceback (most recent call last):
+    ValueError: momentum must be a number in (-inf, inf), got nan
+    """
+    for f in fields(settings):
+        value, check = getattr(settings, f.name), f.metadata.get("check")
+        if check is None and isinstance(f.default, float):
+            check = real
+        if check is not None and not (value is None and f.default is None):
+            check(f.metadata.get("name") or f.name, value)

@@ -348,7 +348,7 @@ class MLP:
         xp, eq = backend.xp, self.equations
         with backend.scope():
             cache = network.forward(params, a, self.activations, xp=xp)
-            return network.deltas(eq, params, cache, t, network.shares(a, w, xp=xp), xp=xp)
+            return network.deltas(eq, params, cache, t, network.example_weights(a, w, xp=xp), xp=xp)
 
     def input_gradient(self, params: Params, x: Any, y: Any, sample_weight: Any = None) -> Array:
         """``dE/dx``, shape (n, sizes[0]): how the loss changes with the input."""
@@ -356,7 +356,9 @@ class MLP:
         xp, eq = backend.xp, self.equations
         with backend.scope():
             cache = network.forward(params, a, self.activations, xp=xp)
-            delta = network.deltas(eq, params, cache, t, network.shares(a, w, xp=xp), xp=xp)
+            delta = network.deltas(
+                eq, params, cache, t, network.example_weights(a, w, xp=xp), xp=xp
+            )
             return network.input_gradient(params, delta, xp=xp)
 
     def _batch(

@@ -33,7 +33,7 @@ class JaxBackend(Backend):
 
         self._jax = jax
         kernels: dict[str, Callable[..., Any]] = {"erfc": erfc}
-        self.xp = extend(jax.numpy, lambda group: kernels.get(group.__name__))
+        self.xp = extend(jax.numpy, lambda formula: kernels.get(formula.__name__))
         self.device = device
         self.spec = spec
 

@@ -32,7 +32,7 @@ class NumpyBackend(Backend):
     modules = ("numpy",)
     spec = "numpy"
     device = "cpu"
-    xp = extend(array_api_compat.numpy, lambda group: _kernels().get(group.__name__))
+    xp = extend(array_api_compat.numpy, lambda formula: _kernels().get(formula.__name__))
 
     @classmethod
     def why_not(cls) -> str | None:

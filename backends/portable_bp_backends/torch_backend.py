@@ -59,7 +59,7 @@ class TorchBackend(Backend):
 
         self._torch, self._inductor = torch, inductor
         kernels = _kernels(torch)
-        self.xp = extend(array_api_compat.torch, lambda group: kernels.get(group.__name__))
+        self.xp = extend(array_api_compat.torch, lambda formula: kernels.get(formula.__name__))
         self.xp.__dict__["sign"] = partial(_sign, torch)
         self.device = torch.device(device)
         self.spec = f"torch:{device}" if device != "cpu" else "torch"

@@ -15,7 +15,7 @@ from typing import Any
 
 from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace
-from portable_bp.equations._group import group
+from portable_bp.equations._elementwise import elementwise
 from portable_bp.equations.special import erfc
 
 Function = Callable[[Array, Namespace], Array]
@@ -45,7 +45,7 @@ class Activation:
     >>> import numpy as np
     >>> sine = Activation(lambda z, xp: xp.sin(z), lambda z, a, xp: xp.cos(z), name="sine")
     >>> z = np.asarray([[0.0, 1.0]])
-    >>> sine.back(np.ones((1, 2)), z, sine.f(z, np), np).round(4)
+    >>> sine.vjp(np.ones((1, 2)), z, sine.f(z, np), np).round(4)
     array([[1.    , 0.5403]])
     """
 
@@ -61,7 +61,7 @@ class Activation:
         if self.df is None and self.pullback is None:
             raise TypeError("an Activation needs df(z, a, xp), or pullback(g, z, a, xp)")
 
-    def back(self, g: Array, z: Array, a: Array, xp: Namespace) -> Array:
+    def vjp(self, g: Array, z: Array, a: Array, xp: Namespace) -> Array:
         """``dE/dz`` from ``g = dE/da``: ``g * f'(z)``, or the Jacobian product."""
         if self.pullback is not None:
             return self.pullback(g, z, a, xp)
@@ -79,7 +79,7 @@ def d_identity(z: Array, a: Array, xp: Namespace) -> Array:
     return xp.ones_like(z)
 
 
-@group
+@elementwise
 def sigmoid(z: Array, xp: Namespace) -> Array:
     """``f(z) = 1 / (1 + e^-z)``, the logistic function."""
     # exp of a negative number only: it cannot overflow, and both tails keep their relative accuracy.
@@ -87,7 +87,7 @@ def sigmoid(z: Array, xp: Namespace) -> Array:
     return xp.where(z < 0, e, xp.ones_like(z)) / (1 + e)
 
 
-@group
+@elementwise
 def d_sigmoid(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = a (1 - a)``."""
     return a * (1 - a)
@@ -98,19 +98,19 @@ def tanh(z: Array, xp: Namespace) -> Array:
     return xp.tanh(z)
 
 
-@group
+@elementwise
 def d_tanh(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = 1 - a^2``."""
     return 1 - a * a
 
 
-@group
+@elementwise
 def relu(z: Array, xp: Namespace) -> Array:
     """``f(z) = max(z, 0)``."""
     return xp.maximum(z, xp.zeros_like(z))
 
 
-@group
+@elementwise
 def d_relu(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = 1 where z > 0, else 0`` (at the kink: 0). ``a > 0`` says the same."""
     return xp.astype(a > 0, a.dtype)
@@ -126,7 +126,7 @@ def d_exp(z: Array, a: Array, xp: Namespace) -> Array:
     return a
 
 
-@group
+@elementwise
 def softplus(z: Array, xp: Namespace) -> Array:
     """``f(z) = ln(1 + e^z)``."""
     # ln(1 + e^z) = max(z, 0) + ln(1 + e^-|z|): no overflow for large z.
@@ -143,13 +143,13 @@ def _normal_cdf(z: Array, xp: Namespace) -> Array:
     return 0.5 * erfc(z * -math.sqrt(0.5), xp=xp)
 
 
-@group
+@elementwise
 def gelu(z: Array, xp: Namespace) -> Array:
     """``f(z) = z Phi(z)``, Phi the standard normal distribution (Hendrycks and Gimpel, 2016)."""
     return z * _normal_cdf(z, xp)
 
 
-@group
+@elementwise
 def d_gelu(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = Phi(z) + z phi(z)``, phi the standard normal density."""
     density = xp.exp(z * z * -0.5) * (1 / math.sqrt(2 * math.pi))
@@ -160,14 +160,14 @@ _GELU_SCALE = math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715
 
 
-@group
+@elementwise
 def gelu_tanh(z: Array, xp: Namespace) -> Array:
     """``f(z) = z (1 + tanh u) / 2`` with ``u = sqrt(2/pi) (z + 0.044715 z^3)``, GELU's tanh form."""
     inner = _GELU_SCALE * (z + _GELU_CUBIC * (z * z * z))
     return 0.5 * z * (1 + xp.tanh(inner))
 
 
-@group
+@elementwise
 def d_gelu_tanh(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = (1 + tanh u) / 2 + z (1 - tanh^2 u) u' / 2``."""
     t = xp.tanh(_GELU_SCALE * (z + _GELU_CUBIC * (z * z * z)))
@@ -176,33 +176,33 @@ def d_gelu_tanh(z: Array, a: Array, xp: Namespace) -> Array:
     return 0.5 * (1 + t) + (0.5 * _GELU_SCALE) * (w + (3 * _GELU_CUBIC) * (w * z * z))
 
 
-@group
+@elementwise
 def silu(z: Array, xp: Namespace) -> Array:
     """``f(z) = z sigmoid(z)``, also called swish."""
     return z * sigmoid(z, xp)
 
 
-@group
+@elementwise
 def d_silu(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = s (1 + z (1 - s))`` with ``s = sigmoid(z)``."""
     s = sigmoid(z, xp)
     return s * (1 + z * (1 - s))
 
 
-@group
+@elementwise
 def mish(z: Array, xp: Namespace) -> Array:
     """``f(z) = z tanh(softplus(z))`` (Misra, 2019)."""
     return z * xp.tanh(softplus(z, xp))
 
 
-@group
+@elementwise
 def d_mish(z: Array, a: Array, xp: Namespace) -> Array:
     """``f'(z) = t + z (1 - t^2) sigmoid(z)`` with ``t = tanh(softplus(z))``."""
     t = xp.tanh(softplus(z, xp))
     return t + z * (1 - t * t) * sigmoid(z, xp)
 
 
-@group
+@elementwise
 def exp_shifted(z: Array, top: Array, xp: Namespace) -> tuple[Array, Array]:
     """``s = z - top`` and ``e^s``: no overflow when ``top`` is the maximum of the row."""
     s = z - top
@@ -223,12 +223,12 @@ def softmax_pullback(g: Array, z: Array, a: Array, xp: Namespace) -> Array:
     return a * (g - xp.sum(g * a, axis=1, keepdims=True, dtype=a.dtype))
 
 
-@group
+@elementwise
 def _leaky_relu(z: Array, slope: float, xp: Namespace) -> Array:
     return xp.where(z > 0, z, slope * z)
 
 
-@group
+@elementwise
 def _d_leaky_relu(z: Array, slope: float, xp: Namespace) -> Array:
     gate: Array = xp.astype(z > 0, z.dtype)
     return gate * (1 - slope) + slope
@@ -247,7 +247,7 @@ def leaky_relu(slope: float = 0.01) -> Activation:
     return Activation(f, df, "leaky_relu", parameters={"slope": slope})
 
 
-@group
+@elementwise
 def _elu(z: Array, scale: float, alpha: float, xp: Namespace) -> Array:
     zero = xp.zeros_like(z)
     # expm1 sees no positive number: it cannot overflow in the branch that is not taken.
@@ -255,7 +255,7 @@ def _elu(z: Array, scale: float, alpha: float, xp: Namespace) -> Array:
     return scale * (xp.maximum(z, zero) + below)
 
 
-@group
+@elementwise
 def _d_elu(z: Array, scale: float, alpha: float, xp: Namespace) -> Array:
     below = scale * alpha * xp.exp(xp.minimum(z, xp.zeros_like(z)))
     return xp.where(z > 0, scale * xp.ones_like(z), below)

@@ -18,7 +18,7 @@ from typing import Any
 from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace
 from portable_bp.equations import activations
-from portable_bp.equations._group import group
+from portable_bp.equations._elementwise import elementwise
 from portable_bp.equations.activations import Activation
 
 TARGETS = ("real", "binary", "class", "count")
@@ -74,7 +74,7 @@ class Loss:
         activations.get(self.output, "output")
 
     def matches(self, activation: Activation) -> bool:
-        """Whether ``activation`` on the output gives the short delta ``o - y``."""
+        """Whether ``activation`` on the output gives the canonical delta ``o - y``."""
         return self.from_logits is not None and activation == activations.get(self.output)
 
     @property
@@ -83,7 +83,9 @@ class Loss:
         return self.target in ("binary", "class")
 
 
-def terms(loss: Loss, activation: Activation, z: Array, o: Array, y: Array, xp: Namespace) -> Array:
+def elementwise_loss(
+    loss: Loss, activation: Activation, z: Array, o: Array, y: Array, xp: Namespace
+) -> Array:
     """``l_ij`` of shape (n, k), from the net inputs ``z`` where that is the safe form."""
     if loss.matches(activation):
         assert loss.from_logits is not None
@@ -95,10 +97,10 @@ def general_delta(
     loss: Loss, activation: Activation, z: Array, o: Array, y: Array, xp: Namespace
 ) -> Array:
     """``dl/dz = dl/do * f'(z)``, the output delta of any pair (Jacobian product for softmax)."""
-    return activation.back(loss.gradient(o, y, xp), z, o, xp)
+    return activation.vjp(loss.gradient(o, y, xp), z, o, xp)
 
 
-def short_delta(o: Array, y: Array) -> Array:
+def canonical_delta(o: Array, y: Array) -> Array:
     """``dl/dz = o - y``: identity with squared error, sigmoid with log loss, softmax with
     cross-entropy, exp with Poisson deviance."""
     return o - y
@@ -107,9 +109,9 @@ def short_delta(o: Array, y: Array) -> Array:
 def output_delta(
     loss: Loss, activation: Activation, z: Array, o: Array, y: Array, xp: Namespace
 ) -> Array:
-    """``dl/dz`` of shape (n, k): the short form where the pair has one, else the general one."""
+    """``dl/dz`` of shape (n, k): the canonical one where the pair has it, else the general one."""
     if loss.matches(activation):
-        return short_delta(o, y)
+        return canonical_delta(o, y)
     return general_delta(loss, activation, z, o, y, xp)
 
 
@@ -129,7 +131,7 @@ def _tiny(o: Array, xp: Namespace) -> Array:
     return xp.full_like(o, float(info.smallest_normal))
 
 
-@group
+@elementwise
 def _half_square(o: Array, y: Array, xp: Namespace) -> Array:
     r = o - y
     return 0.5 * (r * r)
@@ -144,20 +146,20 @@ def squared_error() -> Loss:
     return Loss(_half_square, _residual, "squared_error", "identity", from_logits=_half_square)
 
 
-@group
+@elementwise
 def _log_loss(o: Array, y: Array, xp: Namespace) -> Array:
     tiny = _tiny(o, xp)
     hit, miss = xp.log(xp.maximum(o, tiny)), xp.log(xp.maximum(1 - o, tiny))
     return -(y * hit) - (1 - y) * miss
 
 
-@group
+@elementwise
 def _d_log_loss(o: Array, y: Array, xp: Namespace) -> Array:
     tiny = _tiny(o, xp)
     return (1 - y) / xp.maximum(1 - o, tiny) - y / xp.maximum(o, tiny)
 
 
-@group
+@elementwise
 def _log_loss_logits(z: Array, y: Array, xp: Namespace) -> Array:
     # -y ln s(z) - (1-y) ln(1 - s(z)) = max(z, 0) - z y + ln(1 + e^-|z|): nothing overflows.
     softplus = xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z)))
@@ -176,17 +178,17 @@ def log_loss() -> Loss:
     )
 
 
-@group
+@elementwise
 def _cross_entropy(o: Array, y: Array, xp: Namespace) -> Array:
     return -(y * xp.log(xp.maximum(o, _tiny(o, xp))))
 
 
-@group
+@elementwise
 def _d_cross_entropy(o: Array, y: Array, xp: Namespace) -> Array:
     return -(y / xp.maximum(o, _tiny(o, xp)))
 
 
-@group
+@elementwise
 def _surprise(y: Array, s: Array, total: Array, xp: Namespace) -> Array:
     return y * (xp.log(total) - s)
 
@@ -213,17 +215,17 @@ def _y_log_y(y: Array, xp: Namespace) -> Array:
     return y * xp.log(xp.maximum(y, _tiny(y, xp)))  # 0 ln 0 = 0
 
 
-@group
+@elementwise
 def _poisson(o: Array, y: Array, xp: Namespace) -> Array:
     return _y_log_y(y, xp) - y * xp.log(xp.maximum(o, _tiny(o, xp))) - y + o
 
 
-@group
+@elementwise
 def _d_poisson(o: Array, y: Array, xp: Namespace) -> Array:
     return 1 - y / xp.maximum(o, _tiny(o, xp))
 
 
-@group
+@elementwise
 def _poisson_logits(z: Array, y: Array, xp: Namespace) -> Array:
     return _y_log_y(y, xp) - y * z - y + xp.exp(z)
 
@@ -233,12 +235,12 @@ def poisson() -> Loss:
     return Loss(_poisson, _d_poisson, "poisson", "exp", from_logits=_poisson_logits, target="count")
 
 
-@group
+@elementwise
 def _absolute(o: Array, y: Array, xp: Namespace) -> Array:
     return xp.abs(o - y)
 
 
-@group
+@elementwise
 def _d_absolute(o: Array, y: Array, xp: Namespace) -> Array:
     return xp.sign(o - y)
 
@@ -248,13 +250,13 @@ def absolute_error() -> Loss:
     return Loss(_absolute, _d_absolute, "absolute_error")
 
 
-@group
+@elementwise
 def _clipped(r: Array, limit: float, xp: Namespace) -> Array:
     bound = xp.full_like(r, limit)
     return xp.minimum(xp.maximum(r, -bound), bound)
 
 
-@group
+@elementwise
 def _huber(o: Array, y: Array, delta: float, xp: Namespace) -> Array:
     r = o - y
     c = _clipped(r, delta, xp)
@@ -272,13 +274,13 @@ def huber(delta: float = 1.0) -> Loss:
     )
 
 
-@group
+@elementwise
 def _pinball(o: Array, y: Array, q: float, xp: Namespace) -> Array:
     r = y - o
     return xp.maximum(q * r, (q - 1) * r)
 
 
-@group
+@elementwise
 def _d_pinball(o: Array, y: Array, q: float, xp: Namespace) -> Array:
     # -q below the target, 1 - q above it, and 0 on it, between the two one-sided slopes.
     side = xp.sign(o - y)

@@ -73,7 +73,7 @@ def forward(
     return Cache(tuple(inputs), tuple(zs), tuple(outputs))
 
 
-def shares(x: Array, weights: Array | None, *, xp: Namespace) -> Array | float:
+def example_weights(x: Array, weights: Array | None, *, xp: Namespace) -> Array | float:
     """``s``: the share of each example in the mean, 1/n or ``w_i / sum w`` of shape (n, 1).
 
     Examples of a batch whose weights are all zero have no share: they move nothing.
@@ -89,7 +89,7 @@ def mean_loss(
     eq: Equations, params: Params, cache: Cache, y: Array, share: Array | float, *, xp: Namespace
 ) -> Array:
     """E: terms summed over outputs, averaged over examples, plus the penalties; a 0-d array."""
-    l = losses.terms(eq.loss, eq.activations[-1], cache.z[-1], cache.outputs[-1], y, xp)
+    l = losses.elementwise_loss(eq.loss, eq.activations[-1], cache.z[-1], cache.outputs[-1], y, xp)
     data: Array = xp.sum(l * share, dtype=l.dtype)
     return regularizers.penalised(data, params, eq.l1, eq.l2, xp=xp)
 
@@ -114,7 +114,7 @@ def deltas(
         mask = masks[l + 1] if masks else None
         if mask is not None:
             g = g * mask
-        delta = eq.activations[l].back(g, z[l], a[l], xp)
+        delta = eq.activations[l].vjp(g, z[l], a[l], xp)
         found.append(delta)
     return tuple(reversed(found))
 
@@ -161,7 +161,7 @@ def loss_and_gradients(
     masks : dropout masks, one per layer's input, None where there is none; optional
     report : with False the value of E is not computed and ``()`` stands in its place
     """
-    share = shares(x, weights, xp=xp)
+    share = example_weights(x, weights, xp=xp)
     cache = forward(params, x, eq.activations, xp=xp, masks=masks)
     delta = deltas(eq, params, cache, y, share, xp=xp, masks=masks)
     loss = mean_loss(eq, params, cache, y, share, xp=xp) if report else ()

@@ -13,37 +13,44 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import Any, ClassVar
 
-from portable_bp._scalars import real, shown
+from portable_bp._scalars import check_hyperparameters, hyperparameter, shown
 from portable_bp._typing import Array, Namespace, Params
-from portable_bp.equations._group import group
+from portable_bp.equations._elementwise import elementwise
 
 Slots = tuple[Array, ...]
 Coefficients = tuple[Array, ...]
 
 
-@group
+@elementwise
 def _descend(g: Array, p: Array, eta: Array, xp: Namespace) -> Array:
     return p - eta * g
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Plain gradient descent, and the base of all others: ``p' = p - eta g``."""
+    """Plain gradient descent, and the base of all others: ``p' = p - eta g``.
+
+    A subclass declares each of its numbers with the range that it may have:
+
+    >>> @dataclass(frozen=True)
+    ... class Sign(Optimizer):
+    ...     name: ClassVar[str] = "sign"
+    ...     momentum: float = hyperparameter(0.9, low=0, high=1, open_high=True)
+    >>> Sign(momentum=7)
+    Traceback (most recent call last):
+    ValueError: momentum must be a number in [0, 1), got 7
+    """
 
     name: ClassVar[str] = "sgd"
     slots: ClassVar[int] = 0
     """How many arrays of a parameter's shape the optimiser keeps for it."""
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            if f.name in ("mu", "rho", "beta1", "beta2"):  # shares of a running mean
-                real(f.name, getattr(self, f.name), low=0, high=1, open_high=True)
-            elif f.name in ("eps", "decay"):
-                real(f.name, getattr(self, f.name), low=0, open_low=f.name == "eps")
+        check_hyperparameters(self)
 
     def coefficients(self, t: Any, eta: Any) -> tuple[Any, ...]:
         """The numbers that step ``t`` (from 1) with rate ``eta`` needs, in double precision.
@@ -60,7 +67,7 @@ class Optimizer:
         return _descend(g, p, eta, xp), ()
 
 
-@group
+@elementwise
 def _momentum(
     g: Array, v: Array, p: Array, eta: Array, mu: float, xp: Namespace
 ) -> tuple[Array, Array]:
@@ -78,7 +85,7 @@ class Momentum(Optimizer):
 
     name: ClassVar[str] = "momentum"
     slots: ClassVar[int] = 1
-    mu: float = 0.9
+    mu: float = hyperparameter(0.9, low=0, high=1, open_high=True)
 
     def update(
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
@@ -88,7 +95,7 @@ class Momentum(Optimizer):
         return p, (v,)
 
 
-@group
+@elementwise
 def _nesterov(
     g: Array, v: Array, p: Array, eta: Array, mu: float, xp: Namespace
 ) -> tuple[Array, Array]:
@@ -103,7 +110,7 @@ class Nesterov(Optimizer):
 
     name: ClassVar[str] = "nesterov"
     slots: ClassVar[int] = 1
-    mu: float = 0.9
+    mu: float = hyperparameter(0.9, low=0, high=1, open_high=True)
 
     def update(
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
@@ -113,7 +120,7 @@ class Nesterov(Optimizer):
         return p, (v,)
 
 
-@group
+@elementwise
 def _adagrad(
     g: Array, s: Array, p: Array, eta: Array, eps: float, xp: Namespace
 ) -> tuple[Array, Array]:
@@ -127,7 +134,7 @@ class Adagrad(Optimizer):
 
     name: ClassVar[str] = "adagrad"
     slots: ClassVar[int] = 1
-    eps: float = 1e-10
+    eps: float = hyperparameter(1e-10, low=0, open_low=True)
 
     def update(
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
@@ -137,7 +144,7 @@ class Adagrad(Optimizer):
         return p, (s,)
 
 
-@group
+@elementwise
 def _rmsprop(
     g: Array, s: Array, p: Array, eta: Array, rho: float, eps: float, xp: Namespace
 ) -> tuple[Array, Array]:
@@ -151,8 +158,8 @@ class RMSprop(Optimizer):
 
     name: ClassVar[str] = "rmsprop"
     slots: ClassVar[int] = 1
-    rho: float = 0.99
-    eps: float = 1e-8
+    rho: float = hyperparameter(0.99, low=0, high=1, open_high=True)
+    eps: float = hyperparameter(1e-8, low=0, open_low=True)
 
     def update(
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
@@ -162,7 +169,7 @@ class RMSprop(Optimizer):
         return p, (s,)
 
 
-@group
+@elementwise
 def _adam(
     g: Array,
     m: Array,
@@ -192,9 +199,9 @@ class Adam(Optimizer):
 
     name: ClassVar[str] = "adam"
     slots: ClassVar[int] = 2
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    beta1: float = hyperparameter(0.9, low=0, high=1, open_high=True)
+    beta2: float = hyperparameter(0.999, low=0, high=1, open_high=True)
+    eps: float = hyperparameter(1e-8, low=0, open_low=True)
 
     def coefficients(self, t: Any, eta: Any) -> tuple[Any, ...]:
         root = (1 - self.beta2**t) ** 0.5
@@ -210,16 +217,17 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay: first ``p <- (1 - eta decay) p`` (Loshchilov and Hutter, 2019).
+    """Adam with decoupled weight decay: first ``p <- (1 - eta weight_decay) p`` (Loshchilov and
+    Hutter, 2019).
 
     As in PyTorch, the decay is of all parameters, biases among them.
     """
 
     name: ClassVar[str] = "adamw"
-    decay: float = 0.01
+    weight_decay: float = hyperparameter(0.01, low=0)
 
     def coefficients(self, t: Any, eta: Any) -> tuple[Any, ...]:
-        return (*super().coefficients(t, eta), 1 - eta * self.decay)
+        return (*super().coefficients(t, eta), 1 - eta * self.weight_decay)
 
     def update(
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
@@ -246,6 +254,15 @@ def get(optimizer: str | Optimizer) -> Optimizer:
         f"optimizer must be one of {', '.join(sorted(OPTIMIZERS))}, or an Optimizer; "
         f"got {shown(optimizer)}"
     )
+
+
+def modern(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description from a file with the names of today.
+
+    >>> modern({"name": "adamw", "decay": 0.01})
+    {'name': 'adamw', 'weight_decay': 0.01}
+    """
+    return {"weight_decay" if k == "decay" else k: v for k, v in description.items()}
 
 
 def describe(optimizer: Optimizer) -> dict[str, Any]:
@@ -285,7 +302,7 @@ def apply(
     return tuple(new_params), tuple(tuple(s) for s in new_slots)
 
 
-@group
+@elementwise
 def _clip(g: Array, limit: float, xp: Namespace) -> Array:
     bound = xp.full_like(g, limit)
     return xp.minimum(xp.maximum(g, -bound), bound)

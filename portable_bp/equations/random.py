@@ -8,7 +8,7 @@ as easy as 1, 2, 3", SC11 (2011).
 from __future__ import annotations
 
 from portable_bp._typing import Array, Namespace
-from portable_bp.equations._group import group
+from portable_bp.equations._elementwise import elementwise
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -55,7 +55,7 @@ def _word(c: int, zero: Array) -> Array:
     return (zero | (c >> 16)) << 16 | (c & _LOW)
 
 
-@group
+@elementwise
 def philox4x32(
     c0: Array, c1: Array, c2: Array, c3: Array, k0: int, k1: int, xp: Namespace
 ) -> tuple[Array, Array, Array, Array]:

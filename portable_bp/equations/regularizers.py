@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from portable_bp._typing import Array, Namespace, Params
-from portable_bp.equations._group import group
+from portable_bp.equations._elementwise import elementwise
 from portable_bp.equations.random import words
 
 Coefficient = float | Array
@@ -29,12 +29,12 @@ def penalised(
     return loss
 
 
-@group
+@elementwise
 def _add_l1(dW: Array, W: Array, l1: Coefficient, xp: Namespace) -> Array:
     return dW + l1 * xp.sign(W)
 
 
-@group
+@elementwise
 def _add_l2(dW: Array, W: Array, l2: Coefficient, xp: Namespace) -> Array:
     return dW + l2 * W
 

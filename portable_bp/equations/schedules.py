@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from numbers import Real
 from typing import Any, ClassVar
 
-from portable_bp._scalars import positive_int, real, shown
+from portable_bp._scalars import check_hyperparameters, count, hyperparameter, shown
 
 
 @dataclass(frozen=True)
@@ -23,24 +23,11 @@ class Schedule:
     0.1
     """
 
-    rate: float = 1e-3
+    rate: float = hyperparameter(1e-3, low=0, open_low=True, name="learning_rate")
     name: ClassVar[str] = "constant"
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            name, value = f.name, getattr(self, f.name)
-            if name == "rate":
-                real("learning_rate", value, low=0, open_low=True)
-            elif name in ("gamma", "start", "end"):
-                real(name, value, low=0, open_low=True)
-            elif name in ("power", "final", "minimum", "threshold"):
-                real(name, value, low=0)
-            elif name in ("rise", "factor"):
-                real(name, value, low=0, high=1, open_low=True, open_high=True)
-            elif name in ("every", "warmup") or (name == "total_steps" and value is not None):
-                positive_int(name, value)
-            elif name == "patience":
-                positive_int(name, value, least=0)
+        check_hyperparameters(self)
 
     def __call__(self, step: int, total: int) -> float:
         """The rate of update ``step``, 0 <= step."""
@@ -53,18 +40,18 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """``eta_t = rate gamma^floor(t / every)``; ``every`` in updates.
+    """``eta_t = rate gamma^floor(t / step_size)``; ``step_size`` in updates.
 
-    >>> StepDecay(1.0, every=10, gamma=0.5)(step=25, total=100)
+    >>> StepDecay(1.0, step_size=10, gamma=0.5)(step=25, total=100)
     0.25
     """
 
     name: ClassVar[str] = "step"
-    every: int = 1000
-    gamma: float = 0.1
+    step_size: int = count(1000, least=1)
+    gamma: float = hyperparameter(0.1, low=0, open_low=True)
 
     def __call__(self, step: int, total: int) -> float:
-        return float(self.rate * self.gamma ** (step // self.every))
+        return float(self.rate * self.gamma ** (step // self.step_size))
 
 
 @dataclass(frozen=True)
@@ -72,7 +59,7 @@ class Exponential(Schedule):
     """``eta_t = rate gamma^t``."""
 
     name: ClassVar[str] = "exponential"
-    gamma: float = 0.999
+    gamma: float = hyperparameter(0.999, low=0, open_low=True)
 
     def __call__(self, step: int, total: int) -> float:
         return float(self.rate * self.gamma**step)
@@ -83,7 +70,7 @@ class InverseScaling(Schedule):
     """``eta_t = rate / (t + 1)^power``."""
 
     name: ClassVar[str] = "inverse_scaling"
-    power: float = 0.5
+    power: float = hyperparameter(0.5, low=0)
 
     def __call__(self, step: int, total: int) -> float:
         return float(self.rate / (step + 1) ** self.power)
@@ -91,7 +78,7 @@ class InverseScaling(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """``eta_t = final + (rate - final) (1 + cos(pi t / T)) / 2`` up to T, then ``final``
+    """``eta_t = eta_min + (rate - eta_min) (1 + cos(pi t / T)) / 2`` up to T, then ``eta_min``
     (Loshchilov and Hutter, ICLR 2017).
 
     ``T = total_steps``, by default the length of the run.
@@ -101,12 +88,12 @@ class Cosine(Schedule):
     """
 
     name: ClassVar[str] = "cosine"
-    final: float = 0.0
-    total_steps: int | None = None
+    eta_min: float = hyperparameter(0.0, low=0)
+    total_steps: int | None = count(None, least=1)
 
     def __call__(self, step: int, total: int) -> float:
         progress = min(step / (self.total_steps or total), 1.0)
-        return self.final + (self.rate - self.final) * (1 + math.cos(math.pi * progress)) / 2
+        return self.eta_min + (self.rate - self.eta_min) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True)
@@ -114,7 +101,7 @@ class LinearWarmup(Schedule):
     """``eta_t = rate min(1, (t + 1) / warmup)``."""
 
     name: ClassVar[str] = "linear_warmup"
-    warmup: int = 100
+    warmup: int = count(100, least=1)
 
     def __call__(self, step: int, total: int) -> float:
         return self.rate * min(1.0, (step + 1) / self.warmup)
@@ -122,22 +109,24 @@ class LinearWarmup(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Cosine from ``rate / start`` up to ``rate`` over the share ``rise`` of the run, then cosine
-    down to ``rate / (start * end)`` (Smith and Topin, 2018; the defaults of PyTorch).
+    """Cosine from ``rate / div_factor`` up to ``rate`` over the fraction ``pct_start`` of the run,
+    then cosine down to ``rate / (div_factor final_div_factor)`` (Smith and Topin, 2018; names and
+    defaults of PyTorch's ``OneCycleLR``, whose ``max_lr`` is ``rate``).
 
-    The peak is at step ``rise T - 1`` and the end at ``T - 1``, with T as in :class:`Cosine`.
+    The peak is at step ``pct_start T - 1`` and the end at ``T - 1``, with T as in :class:`Cosine`.
     """
 
     name: ClassVar[str] = "one_cycle"
-    rise: float = 0.3
-    start: float = 25.0
-    end: float = 1e4
-    total_steps: int | None = None
+    pct_start: float = hyperparameter(0.3, low=0, high=1, open_low=True, open_high=True)
+    div_factor: float = hyperparameter(25.0, low=0, open_low=True)
+    final_div_factor: float = hyperparameter(1e4, low=0, open_low=True)
+    total_steps: int | None = count(None, least=1)
 
     def __call__(self, step: int, total: int) -> float:
         length = self.total_steps or total
-        low, least = self.rate / self.start, self.rate / (self.start * self.end)
-        peak, last = self.rise * length - 1, length - 1
+        low = self.rate / self.div_factor
+        least = self.rate / (self.div_factor * self.final_div_factor)
+        peak, last = self.pct_start * length - 1, length - 1
         if step <= peak:
             return _ease(low, self.rate, step / peak if peak > 0 else 1.0)
         return _ease(self.rate, least, min((step - peak) / (last - peak), 1.0))
@@ -157,10 +146,10 @@ class ReduceOnPlateau(Schedule):
     """
 
     name: ClassVar[str] = "reduce_on_plateau"
-    factor: float = 0.1
-    patience: int = 10
-    threshold: float = 1e-4
-    minimum: float = 0.0
+    factor: float = hyperparameter(0.1, low=0, high=1, open_low=True, open_high=True)
+    patience: int = count(10, least=0)
+    threshold: float = hyperparameter(1e-4, low=0)
+    min_lr: float = hyperparameter(0.0, low=0)
 
     def observe(self, state: tuple[float, float, int], loss: float) -> tuple[float, float, int]:
         """``(rate, best, waited)`` after an epoch with this loss.
@@ -173,7 +162,7 @@ class ReduceOnPlateau(Schedule):
         if loss < best * (1 - self.threshold) or best == math.inf:
             return rate, loss, 0
         if waited + 1 > self.patience:
-            return max(rate * self.factor, self.minimum), best, 0
+            return max(rate * self.factor, self.min_lr), best, 0
         return rate, best, waited + 1
 
 
@@ -196,6 +185,25 @@ def get(learning_rate: float | Schedule) -> Schedule:
             f"portable_bp.schedules.Cosine(1e-3); got {shown(learning_rate)}"
         )
     return Constant(float(learning_rate))
+
+
+_RENAMED = {
+    "step": {"every": "step_size"},
+    "cosine": {"final": "eta_min"},
+    "one_cycle": {"rise": "pct_start", "start": "div_factor", "end": "final_div_factor"},
+    "reduce_on_plateau": {"minimum": "min_lr"},
+}
+"""Names in the checkpoints of earlier versions, by schedule."""
+
+
+def modern(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description from a file with the names of today.
+
+    >>> modern({"name": "cosine", "rate": 0.1, "final": 0.01})
+    {'name': 'cosine', 'rate': 0.1, 'eta_min': 0.01}
+    """
+    names = _RENAMED.get(str(description.get("name")), {})
+    return {names.get(key, key): value for key, value in description.items()}
 
 
 def describe(schedule: Schedule) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from portable_bp._typing import Array, Namespace
-from portable_bp.equations._group import group
+from portable_bp.equations._elementwise import elementwise
 
 # W. J. Cody, "Rational Chebyshev approximations for the error function", Math. Comp. 23 (1969),
 # 631-637: numerators and denominators from the highest power down. The denominators are monic.
@@ -40,7 +40,7 @@ def _ratio(t: Array, coefficients: tuple[tuple[float, ...], tuple[float, ...]]) 
     return numerator / denominator
 
 
-@group
+@elementwise
 def erfc(x: Array, *, xp: Namespace) -> Array:
     """``erfc(x) = 2/sqrt(pi) * integral from x to infinity of exp(-t^2) dt``, element by element.
 

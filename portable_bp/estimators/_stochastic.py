@@ -407,7 +407,7 @@ class StochasticRun:
                 if y.ndim == 1:
                     labels = work.asarray(np.arange(o.shape[1]), work.index_dtype)
                     y = losses.one_hot(y, labels, x.dtype, xp=work.xp)
-                l = losses.terms(eq.loss, eq.activations[-1], z, o, y, work.xp)
+                l = losses.elementwise_loss(eq.loss, eq.activations[-1], z, o, y, work.xp)
                 l = work.xp.sum(l, axis=1, dtype=l.dtype)
                 total += float(work.to_numpy(work.xp.sum(l * w[0] if w else l, dtype=l.dtype)))
             outs.append(o)

@@ -110,7 +110,7 @@ def _evaluation(problem: Problem) -> Step:
     def step(xp: Namespace, state: Tree, batch: Tree) -> tuple[Tree, Tree]:
         given = state[0]
         params, x, y, weights = given
-        share = network.shares(x, None if problem.weights is None else weights, xp=xp)
+        share = network.example_weights(x, None if problem.weights is None else weights, xp=xp)
         cache = network.forward(params, x, eq.activations, xp=xp)
         delta = network.deltas(eq, params, cache, y, share, xp=xp)
         found = (
@@ -194,7 +194,7 @@ def activation_rows(where: Backend, dtype: str, mode: str) -> Iterator[Row]:
         for name in names:
             act = activations.get(name)
             a = act.f(z, xp)
-            found.append((a, act.back(g, z, a, xp)))
+            found.append((a, act.vjp(g, z, a, xp)))
         return tuple(found)
 
     z64, g64 = z.astype(np.float64), g.astype(np.float64)
@@ -353,7 +353,7 @@ def _with_coefficients(step: Step, first: int, count: int) -> Step:
 def schedule(name: str, rate: float) -> schedules.Schedule:
     """The schedule with lengths that fit into some fifty steps."""
     short: dict[str, dict[str, Any]] = {
-        "step": {"every": 10},
+        "step": {"step_size": 10},
         "exponential": {"gamma": 0.98},
         "linear_warmup": {"warmup": 10},
         "reduce_on_plateau": {"patience": 1, "factor": 0.5, "threshold": 0.1},

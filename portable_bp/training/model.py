@@ -124,7 +124,7 @@ class Model:
             stop = row + o.shape[0]
             with self.backend.scope():
                 y = to_backend(self.backend, t[row:stop], dtype_name(o))
-                l = losses.terms(eq.loss, eq.activations[-1], z, o, y, xp)
+                l = losses.elementwise_loss(eq.loss, eq.activations[-1], z, o, y, xp)
                 per_row = self.backend.to_numpy(xp.sum(l, axis=1, dtype=l.dtype))
             part = per_row.astype(np.float64)
             sums += float(np.sum(part if w is None else part * w[row:stop]))

@@ -15,6 +15,7 @@ import numpy as np
 from portable_bp._typing import HostArray, Tree
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import owner
+from portable_bp.equations import optimizers, schedules
 from portable_bp.errors import CheckpointError
 
 
@@ -86,6 +87,8 @@ def fingerprint(backend: Backend, dtype: str, *sets: Sequence[Any]) -> str:
 
 def agree(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise unless a checkpoint is of the same run: network, data, optimiser, seed, ..."""
+    modern = {"optimizer": optimizers.modern, "learning_rate": schedules.modern}
+    kept = {k: modern[k](v) if k in modern and isinstance(v, dict) else v for k, v in kept.items()}
     for name, value in now.items():
         if kept.get(name) != value:
             raise CheckpointError(

@@ -135,7 +135,7 @@ def ours(net, params, weights=None, masks=(), **penalties):
     """Loss, gradients of all parameters, dE/dx and the deltas by backpropagation."""
     eq, y = net.equations, TARGETS[net.loss.target]
     loss, grads = network.loss_and_gradients(eq, params, X, y, xp=XP, weights=weights, masks=masks)
-    share = network.shares(X, weights, xp=XP)
+    share = network.example_weights(X, weights, xp=XP)
     cache = network.forward(params, X, eq.activations, xp=XP, masks=masks)
     delta = network.deltas(eq, params, cache, y, share, xp=XP, masks=masks)
     return (
@@ -302,7 +302,7 @@ def test_general_and_short_output_delta_agree(loss, output):
     assert loss.matches(activation)
     np.testing.assert_allclose(
         losses.general_delta(loss, activation, z, o, y, XP),
-        losses.short_delta(o, y),
+        losses.canonical_delta(o, y),
         rtol=1e-12,
         atol=1e-15,
     )
@@ -342,7 +342,7 @@ def test_extreme_logits_neither_overflow_nor_lose_the_loss():
             activation = activations.get(name)
             a = activation.f(z, XP)
             assert np.isfinite(a).all()
-            assert np.isfinite(activation.back(np.ones_like(z), z, a, XP)).all()
+            assert np.isfinite(activation.vjp(np.ones_like(z), z, a, XP)).all()
 
 
 @pytest.mark.parametrize("q", [0.1, 0.5, 0.9])

@@ -100,14 +100,14 @@ LR = torch.optim.lr_scheduler
     ("ours", "peer"),
     [
         (schedules.Constant(0.5), lambda o: LR.ConstantLR(o, factor=1.0)),
-        (schedules.StepDecay(0.5, every=7, gamma=0.3), lambda o: LR.StepLR(o, 7, 0.3)),
+        (schedules.StepDecay(0.5, step_size=7, gamma=0.3), lambda o: LR.StepLR(o, 7, 0.3)),
         (schedules.Exponential(0.5, gamma=0.9), lambda o: LR.ExponentialLR(o, 0.9)),
         (
             schedules.InverseScaling(0.5, power=0.7),
             lambda o: LR.LambdaLR(o, lambda t: (t + 1) ** -0.7),
         ),
         (
-            schedules.Cosine(0.5, final=0.1),
+            schedules.Cosine(0.5, eta_min=0.1),
             lambda o: LR.CosineAnnealingLR(o, 40, eta_min=0.1),
         ),
         (
@@ -125,7 +125,7 @@ def test_schedules_equal_those_of_torch(ours, peer):
 
 def test_reduce_on_plateau_equals_that_of_torch():
     watched = [1.0, 0.9, 0.91, 0.92, 0.93, 0.5, 0.51, 0.5, 0.5, 0.5, 0.4, 0.39, 0.4, 0.4, 0.4, 0.4]
-    ours = schedules.ReduceOnPlateau(0.5, factor=0.2, patience=2, minimum=0.01)
+    ours = schedules.ReduceOnPlateau(0.5, factor=0.2, patience=2, min_lr=0.01)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     peer = LR.ReduceLROnPlateau(optimizer, factor=0.2, patience=2, min_lr=0.01)
     state = (0.5, math.inf, 0)
@@ -223,8 +223,10 @@ def test_every_schedule_is_positive_over_its_run():
 def test_schedules_of_short_runs(total):
     """Also where a peak or an end falls on the first step."""
     for kind in schedules.SCHEDULES.values():
-        shares = {"rise": (0.1, 0.25, 0.5, 0.9)} if kind is schedules.OneCycle else {"rate": (0.1,)}
-        for name, values in shares.items():
+        fractions = (
+            {"pct_start": (0.1, 0.25, 0.5, 0.9)} if kind is schedules.OneCycle else {"rate": (0.1,)}
+        )
+        for name, values in fractions.items():
             for value in values:
                 rates = [kind(**{"rate": 0.1, name: value})(t, total) for t in range(total + 2)]
                 assert all(0 <= rate <= 0.1 + 1e-12 for rate in rates), (kind, value)

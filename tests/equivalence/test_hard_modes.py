@@ -187,7 +187,9 @@ def test_without_native_kernels_the_equations_run_as_written(
     if not hasattr(where.xp, "portable_bp_kernel"):
         pytest.skip(f"{where.spec} has no native kernels")
     asked: list[str] = []
-    monkeypatch.setattr(where.xp, "portable_bp_kernel", lambda group: asked.append(group.__name__))
+    monkeypatch.setattr(
+        where.xp, "portable_bp_kernel", lambda formula: asked.append(formula.__name__)
+    )
     rows = list(equivalence.CHECKS[name].rows(where, "float32", "eager"))
     assert asked
     assert rows

@@ -81,7 +81,7 @@ def test_gradients_are_those_that_autograd_finds_in_the_reported_loss(
         torch.tensor(a) for a in (x, y) + (() if weights is None else (weights,))
     )
     torch_masks = [None if m is None else torch.tensor(m) for m in masks]
-    share = network.shares(given_x, rest[0] if rest else None, xp=xp)
+    share = network.example_weights(given_x, rest[0] if rest else None, xp=xp)
     cache = network.forward(tensors, given_x, eq.activations, xp=xp, masks=torch_masks)
     reported = network.mean_loss(eq, tensors, cache, given_y, share, xp=xp)
     reported.backward()
@@ -122,10 +122,10 @@ def test_activations_from_1e_minus_30_to_1e30(
     z64 = z.astype("float64")
     with where.scope(), NUMPY.scope():
         a64 = activation.f(z64, NUMPY.xp)
-        d64 = activation.back(np.ones_like(z64), z64, a64, NUMPY.xp)
+        d64 = activation.vjp(np.ones_like(z64), z64, a64, NUMPY.xp)
         placed = where.asarray(z)
         a = activation.f(placed, where.xp)
-        found = (a, activation.back(where.xp.ones_like(placed), placed, a, where.xp))
+        found = (a, activation.vjp(where.xp.ones_like(placed), placed, a, where.xp))
         steep = 0.8 * (1 + 0.134 * z64**2) if name == "gelu_tanh" else 1.0
         # What an error of z itself does, where the function is neither flat nor straight.
         lift = 1 + np.where(np.abs(z64) < 110, np.abs(z64) * steep, 0)
@@ -156,7 +156,7 @@ def test_losses_from_1e_minus_30_to_1e30(
     def both(there: Backend, z: Any, y: Any) -> tuple[Any, Any]:
         o = activation.f(z, there.xp)
         return (
-            losses.terms(loss, activation, z, o, y, there.xp),
+            losses.elementwise_loss(loss, activation, z, o, y, there.xp),
             losses.output_delta(loss, activation, z, o, y, there.xp),
         )
 

@@ -254,7 +254,7 @@ def test_schedules_and_clipping_reach_the_step():
         y,
         epochs=4,
         batch_size=10,
-        learning_rate=schedules.StepDecay(0.1, every=4, gamma=0.5),
+        learning_rate=schedules.StepDecay(0.1, step_size=4, gamma=0.5),
     )
     assert model.history["learning_rate"] == [0.1, 0.05, 0.025, 0.0125]
     plateau = portable_bp.fit(

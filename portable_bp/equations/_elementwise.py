@@ -1,4 +1,4 @@
-"""Element-wise groups: named pieces of a formula that an adapter may run as one native kernel."""
+"""Element-wise functions: named pieces of a formula that an adapter may run as one native kernel."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, TypeVar, cast
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def group(formula: F) -> F:
+def elementwise(formula: F) -> F:
     """Mark ``formula(*arrays, xp)`` as element-wise: broadcasting arrays in, arrays out.
 
     The namespace may carry ``portable_bp_kernel(formula)``, which answers with a native function of
     the same arrays, or None. What it computes is what is written here, to rounding.
 
-    A group is a function of a module (no lambda, no closure: a kernel is made once) that takes every
+    Such a function is one of a module (no lambda, no closure: a kernel is made once) that takes every
     number as an argument, and uses neither ``@`` nor reductions, shapes, ``clip`` or ``if``.
     """
 
