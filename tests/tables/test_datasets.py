@@ -10,8 +10,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from portable_bp import datasets
 from portable_bp.datasets import DataError, load
+from portable_bp.tables import limits
 
 
 def write(folder, name, content):
@@ -290,9 +290,9 @@ def test_npz_of_other_shapes(tmp_path, arrays):
 
 def test_npz_bomb(tmp_path, monkeypatch):
     path = npz(tmp_path, X=np.zeros((2000, 2000)))
-    monkeypatch.setattr(datasets, "GROWTH_BYTES", 2**20)
+    monkeypatch.setattr(limits, "GROWTH_BYTES", 2**20)
     refused(path, "more than 100 times")
-    monkeypatch.setattr(datasets, "GROWTH_BYTES", 2**30)
+    monkeypatch.setattr(limits, "GROWTH_BYTES", 2**30)
     assert load(path).rows == 2000
 
 
