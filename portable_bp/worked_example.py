@@ -164,7 +164,7 @@ def trace(example: Example, backend: str | Backend = "numpy") -> Trace:
     where = get_backend(backend)
     net, rate = example.net, example.rate
     with where.scope():
-        dtype = _widest(where)
+        dtype = where.widest_float
         x = where.asarray(example.x, dtype)
         y = where.asarray(example.y, dtype)
         params = tuple(
@@ -246,11 +246,3 @@ def report(traces: Sequence[Trace]) -> str:
         bar = "#" * max(1, round(30 * size / longest))
         lines.append(f"  layer {l}  {size:.6f}  {share}  {bar}")
     return "\n".join([*lines, "", first.example.note])
-
-
-def _widest(backend: Backend) -> str:
-    try:
-        backend.asarray(np.zeros(1), "float64")
-    except (TypeError, ValueError):  # JAX without x64, a device without float64
-        return "float32"
-    return "float64"

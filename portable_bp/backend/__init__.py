@@ -1,5 +1,6 @@
 """The narrow door: what a backend offers, who stands behind it, and the memory that it has."""
 
-from portable_bp.backend.base import Backend, EagerRunner, Runner, extend, leaves, map_leaves
+from portable_bp._tree import leaves, map_leaves
+from portable_bp.backend.base import Backend, EagerRunner, Runner, extend
 
 __all__ = ["Backend", "EagerRunner", "Runner", "extend", "leaves", "map_leaves"]

@@ -8,39 +8,14 @@ A backend decides where and how fast a step runs, never what it computes. An ada
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
+from portable_bp._tree import map_leaves
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
-
-
-def leaves(tree: Tree) -> Iterator[Array]:
-    """The arrays of a nested tuple, left to right.
-
-    >>> list(leaves((1, (2, (), 3))))
-    [1, 2, 3]
-    """
-    if isinstance(tree, tuple):
-        for branch in tree:
-            yield from leaves(branch)
-    else:
-        yield tree
-
-
-def map_leaves(f: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """A tree of the same form, each leaf ``f(leaf, *leaves of the others in the same place)``.
-
-    >>> map_leaves(lambda a, b: a + b, (1, (2, ())), (10, (20, ())))
-    (11, (22, ()))
-    """
-    if isinstance(tree, tuple):
-        branches = (map_leaves(f, *same) for same in zip(tree, *others, strict=True))
-        # A NamedTuple takes its fields one by one, a plain tuple takes them together.
-        return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
-    return f(tree, *others)
 
 
 def extend(module: ModuleType, kernel: Callable[[Callable[..., Any]], Any]) -> Namespace:
@@ -187,6 +162,26 @@ class Backend(ABC):
     def dtype(self, name: str) -> Any:
         """This library's dtype object; refuses one that the device would silently narrow."""
         return getattr(self.xp, str(name))
+
+    def has_dtype(self, name: str) -> bool:
+        """Whether arrays of this dtype can be made on the device."""
+        return self.missing_dtype(name) is None
+
+    def missing_dtype(self, name: str) -> str | None:
+        """Why the device has no arrays of this dtype; None when it has them."""
+        try:
+            with self.scope():
+                made = self.asarray([0], name)
+                if made.dtype != self.dtype(name):
+                    return f"{self.spec} makes {made.dtype} of {name}"
+        except Exception as error:  # each library has its own
+            return (str(error).splitlines() or [type(error).__name__])[0]
+        return None
+
+    @property
+    def widest_float(self) -> str:
+        """``"float64"``; ``"float32"`` where the device has no 64-bit numbers."""
+        return "float64" if self.has_dtype("float64") else "float32"
 
     def copy(self, array: Array) -> Array:
         """A copy on the same device."""

@@ -641,7 +641,7 @@ def check_backend(spec: str | Backend = "numpy", *, thorough: bool = False) -> R
     if len(modes(where)) == 1:
         skipped["compiled"] = f"{where.spec} runs each step as it is written"
     for dtype in DTYPES:
-        reason = missing_dtype(where, dtype)
+        reason = where.missing_dtype(dtype)
         if reason:
             skipped[dtype] = reason
             continue
@@ -669,14 +669,3 @@ def chosen_modes(where: Backend, check: Check, thorough: bool = False) -> tuple[
     if check.modes in ("once", "oracle"):
         return ("",)
     return there if thorough or check.modes == "each" else there[-1:]
-
-
-def missing_dtype(where: Backend, dtype: str) -> str:
-    """Why the device has no such numbers, or nothing."""
-    try:
-        with where.scope():
-            where.dtype(dtype)
-            where.asarray(np.zeros(1), dtype)
-    except Exception as error:  # each library has its own
-        return f"{error}".splitlines()[0]
-    return ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from portable_bp._tree import leaves, map_leaves, paths
 from portable_bp._typing import HostArray, Tree
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import owner
@@ -27,29 +28,24 @@ def flatten(backend: Backend, name: str, tree: Tree) -> dict[str, HostArray]:
     >>> sorted(flatten(get_backend("numpy"), "p", ((np.zeros(1), np.ones(1)),)))
     ['p/0/0', 'p/0/1']
     """
-    if not isinstance(tree, tuple):
-        return {name: backend.to_numpy(tree)}
-    found: dict[str, HostArray] = {}
-    for i, branch in enumerate(tree):
-        found |= flatten(backend, f"{name}/{i}", branch)
-    return found
+    return dict(zip(leaves(paths(tree, name)), map(backend.to_numpy, leaves(tree)), strict=True))  # type: ignore[arg-type]
 
 
 def unflatten(backend: Backend, name: str, form: Tree, arrays: Mapping[str, HostArray]) -> Tree:
     """The inverse of :func:`flatten`, onto ``backend``, for a tree of the form of ``form``."""
-    if isinstance(form, tuple):
-        return tuple(
-            unflatten(backend, f"{name}/{i}", branch, arrays) for i, branch in enumerate(form)
-        )
-    if name not in arrays:
-        raise CheckpointError(f"the checkpoint has no array {name!r}: it is of another network")
-    array = arrays[name]
-    if array.shape != tuple(form.shape):
-        raise CheckpointError(
-            f"the checkpoint's {name!r} has the shape {array.shape}, this network needs "
-            f"{tuple(form.shape)}"
-        )
-    return backend.asarray(array)
+
+    def placed(path: str, leaf: Any) -> Any:
+        if path not in arrays:
+            raise CheckpointError(f"the checkpoint has no array {path!r}: it is of another network")
+        array = arrays[path]
+        if array.shape != tuple(leaf.shape):
+            raise CheckpointError(
+                f"the checkpoint's {path!r} has the shape {array.shape}, this network needs "
+                f"{tuple(leaf.shape)}"
+            )
+        return backend.asarray(array)
+
+    return map_leaves(placed, paths(form, name), form)
 
 
 def number(value: float) -> float | None:

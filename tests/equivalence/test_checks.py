@@ -225,7 +225,7 @@ from portable_bp import get_backend
 from portable_bp.testing import equivalence
 assert not jax.config.jax_enable_x64
 where = get_backend("jax")
-reason = equivalence.missing_dtype(where, "float64")
+reason = where.missing_dtype("float64")
 assert "jax_enable_x64" in reason, reason
 for call in (lambda: where.asarray(np.zeros(2)), lambda: where.asarray(np.asarray([2**40])),
              lambda: where.asarray(np.zeros(2, "float32"), "float64")):
