@@ -244,7 +244,7 @@ def _unusable(spec: str) -> str | None:
     if spec in portable_bp.available_backends():
         return None
     adapter = adapters()[spec]
-    return adapter.why_not() or f"{spec} finds no device"
+    return adapter.unavailable_reason() or f"{spec} finds no device"
 
 
 def missing(module: str) -> str | None:

@@ -37,7 +37,7 @@ class CupyBackend(Backend):
     modules = ("cupy",)
     priority = 30
     # Besides CuPy's own MemoryError: the driver for pinned memory, and libraries for workspaces.
-    exhausted = ("cudaErrorMemoryAllocation", "ALLOC_FAILED")
+    oom_messages = ("cudaErrorMemoryAllocation", "ALLOC_FAILED")
 
     def __init__(self, index: int, *, tf32: bool = False, fuse: bool = True) -> None:
         import array_api_compat.cupy
@@ -67,7 +67,7 @@ class CupyBackend(Backend):
         return self._cupy.cuda.Stream(non_blocking=True)
 
     @classmethod
-    def why_not(cls) -> str | None:
+    def unavailable_reason(cls) -> str | None:
         if importlib.util.find_spec("cupy") is None:
             return (
                 "CuPy is not installed: pip install cupy-cuda13x (CUDA 13) or cupy-cuda12x "
@@ -90,7 +90,7 @@ class CupyBackend(Backend):
 
     @classmethod
     def devices(cls) -> tuple[str, ...]:
-        if cls.why_not():
+        if cls.unavailable_reason():
             return ()
         import cupy
 
@@ -108,7 +108,7 @@ class CupyBackend(Backend):
         return cls(int(index))
 
     @classmethod
-    def of(cls, array: Any) -> str:
+    def spec_of(cls, array: Any) -> str:
         return f"cupy:{array.device.id}"
 
     def asarray(self, values: Any, dtype: Any = None) -> Array:

@@ -25,7 +25,7 @@ class JaxBackend(Backend):
     modules = ("jax", "jaxlib")
     priority = 10
     index_dtype = "int32"
-    exhausted = ("RESOURCE_EXHAUSTED",)
+    oom_messages = ("RESOURCE_EXHAUSTED",)
 
     def __init__(self, device: Any, spec: str) -> None:
         import jax
@@ -38,7 +38,7 @@ class JaxBackend(Backend):
         self.spec = spec
 
     @classmethod
-    def why_not(cls) -> str | None:
+    def unavailable_reason(cls) -> str | None:
         if importlib.util.find_spec("jax") is None:
             return "JAX is not installed: pip install jax (CPU) or 'jax[cuda13]' (NVIDIA GPU)"
         return None
@@ -54,13 +54,13 @@ class JaxBackend(Backend):
 
     @classmethod
     def accelerators(cls) -> tuple[str, ...]:
-        if cls.why_not():
+        if cls.unavailable_reason():
             return ()
         return tuple(f"jax:gpu:{i}" for i, _ in enumerate(cls._found("gpu")))
 
     @classmethod
     def devices(cls) -> tuple[str, ...]:
-        return () if cls.why_not() else (*cls.accelerators(), "jax")
+        return () if cls.unavailable_reason() else (*cls.accelerators(), "jax")
 
     @classmethod
     def from_device(cls, device: str) -> Backend:
@@ -80,7 +80,7 @@ class JaxBackend(Backend):
         return cls(found[index], "jax" if plain else f"jax:{platform}:{index}")
 
     @classmethod
-    def of(cls, array: Any) -> str:
+    def spec_of(cls, array: Any) -> str:
         # A value inside jax.jit has no device of its own.
         device = next(iter(array.devices()), None) if hasattr(array, "devices") else None
         if device is None or (device.platform == "cpu" and device.id == 0):

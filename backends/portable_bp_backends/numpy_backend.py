@@ -35,7 +35,7 @@ class NumpyBackend(Backend):
     xp = extend(array_api_compat.numpy, lambda formula: _kernels().get(formula.__name__))
 
     @classmethod
-    def why_not(cls) -> str | None:
+    def unavailable_reason(cls) -> str | None:
         return None
 
     @classmethod
@@ -49,7 +49,7 @@ class NumpyBackend(Backend):
         return cls()
 
     @classmethod
-    def of(cls, array: Any) -> str:
+    def spec_of(cls, array: Any) -> str:
         return "numpy"
 
     def asarray(self, values: Any, dtype: Any = None) -> Any:

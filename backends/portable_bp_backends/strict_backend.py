@@ -31,14 +31,14 @@ class StrictBackend(Backend):
             self.index_dtype = "int32"
 
     @classmethod
-    def why_not(cls) -> str | None:
+    def unavailable_reason(cls) -> str | None:
         if importlib.util.find_spec("array_api_strict") is None:
             return "array-api-strict is not installed: pip install array-api-strict"
         return None
 
     @classmethod
     def devices(cls) -> tuple[str, ...]:
-        if cls.why_not():
+        if cls.unavailable_reason():
             return ()
         import array_api_strict
 
@@ -57,7 +57,7 @@ class StrictBackend(Backend):
         return cls(device or "CPU_DEVICE")
 
     @classmethod
-    def of(cls, array: Any) -> str:
+    def spec_of(cls, array: Any) -> str:
         device = str(array.device).rpartition("('")[2].rstrip("')") or "CPU_DEVICE"
         return "strict" if device == "CPU_DEVICE" else f"strict:{device}"
 

@@ -49,7 +49,7 @@ class TorchBackend(Backend):
     modules = ("torch",)
     priority = 20
     # CUDA's allocator, the CPU's, and cuBLAS or cuDNN for their workspaces.
-    exhausted = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+    oom_messages = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
     # PyTorch's unsigned 32-bit integers lack kernels on CUDA: the words are held in 64 bits.
     word_dtype = "int64"
 
@@ -65,14 +65,14 @@ class TorchBackend(Backend):
         self.spec = f"torch:{device}" if device != "cpu" else "torch"
 
     @classmethod
-    def why_not(cls) -> str | None:
+    def unavailable_reason(cls) -> str | None:
         if importlib.util.find_spec("torch") is None:
             return "PyTorch is not installed: pip install torch"
         return None
 
     @classmethod
     def accelerators(cls) -> tuple[str, ...]:
-        if cls.why_not():
+        if cls.unavailable_reason():
             return ()
         import torch
 
@@ -81,7 +81,7 @@ class TorchBackend(Backend):
 
     @classmethod
     def devices(cls) -> tuple[str, ...]:
-        return () if cls.why_not() else (*cls.accelerators(), "torch")
+        return () if cls.unavailable_reason() else (*cls.accelerators(), "torch")
 
     @classmethod
     def from_device(cls, device: str) -> Backend:
@@ -110,7 +110,7 @@ class TorchBackend(Backend):
         raise ValueError(f"device {device!r} is not one of: {', '.join(cls.devices())}")
 
     @classmethod
-    def of(cls, array: Any) -> str:
+    def spec_of(cls, array: Any) -> str:
         device = array.device
         if device.type == "cpu":
             return "torch"

@@ -109,7 +109,7 @@ class Backend(ABC):
     """Top-level packages whose arrays belong to this backend."""
     priority: ClassVar[int] = 0
     """``auto`` takes the usable accelerator of the highest priority."""
-    exhausted: ClassVar[tuple[str, ...]] = ()
+    oom_messages: ClassVar[tuple[str, ...]] = ()
     """Words in a RuntimeError of the library's by which it says that memory ran out."""
 
     spec: str
@@ -120,13 +120,13 @@ class Backend(ABC):
 
     @classmethod
     @abstractmethod
-    def why_not(cls) -> str | None:
+    def unavailable_reason(cls) -> str | None:
         """None when the library can be used here, else what is missing and what to install."""
 
     @classmethod
     @abstractmethod
     def devices(cls) -> tuple[str, ...]:
-        """The usable specs here, accelerators first; empty when :meth:`why_not` has a reason."""
+        """The usable specs here, accelerators first; empty when :meth:`unavailable_reason` has a reason."""
 
     @classmethod
     def accelerators(cls) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ class Backend(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, array: Any) -> str:
+    def spec_of(cls, array: Any) -> str:
         """The spec of the device that ``array``, an array of this library, lives on."""
 
     @abstractmethod
@@ -202,7 +202,7 @@ class Backend(ABC):
         >>> Backend.out_of_memory(MemoryError()), Backend.out_of_memory(RuntimeError("CUDA error"))
         (True, False)
         """
-        said = isinstance(error, RuntimeError) and any(w in str(error) for w in cls.exhausted)
+        said = isinstance(error, RuntimeError) and any(w in str(error) for w in cls.oom_messages)
         return said or isinstance(error, MemoryError)
 
     def scope(self) -> AbstractContextManager[Any]:

@@ -67,7 +67,7 @@ def choose_auto() -> tuple[str, str]:
         found = adapter.accelerators()
         if found:
             return found[0], f"{found[0]} is the first usable accelerator"
-        reasons.append(adapter.why_not() or f"{adapter.name} finds no accelerator")
+        reasons.append(adapter.unavailable_reason() or f"{adapter.name} finds no accelerator")
     return "numpy", "no usable accelerator: " + "; ".join(reasons or ["no adapter for one"])
 
 
@@ -83,7 +83,7 @@ def _load(spec: str) -> Backend:
             f"Third-party backends register the entry point group {GROUP!r}."
         )
     adapter = known[name]
-    reason = adapter.why_not()
+    reason = adapter.unavailable_reason()
     if reason:
         kind = BackendNotInstalledError if "not installed" in reason else BackendUnavailableError
         raise kind(f"backend {spec!r} cannot be used: {reason}. {_usable()}")
@@ -169,7 +169,7 @@ def backend_of(*arrays: Any) -> Backend | None:
     for array in arrays:
         adapter = owner(array)
         if adapter is not None:
-            specs[adapter.of(array)] = None
+            specs[adapter.spec_of(array)] = None
     if len(specs) > 1:
         raise MixedBackendError(
             f"inputs live on different backends ({', '.join(specs)}); move them to one place, or "

@@ -24,7 +24,7 @@ def info(as_json: bool) -> int:
     """Show the backends of this machine: devices, versions, and why one cannot be used."""
     found: list[dict[str, Any]] = []
     for name, adapter in sorted(adapters().items()):
-        devices, reason = list(adapter.devices()), adapter.why_not()
+        devices, reason = list(adapter.devices()), adapter.unavailable_reason()
         library = sys.modules.get(adapter.modules[0])
         version = str(getattr(library, "__version__", "")) or None
         found.append({"name": name, "version": version, "devices": devices, "why_not": reason})

@@ -16,7 +16,7 @@ from portable_bp.inputs.transfer import to_host
 def home_of(X: Any) -> Backend:
     """The backend that the arrays of ``X`` belong to: NumPy for anything in the host's memory."""
     adapter = owner(X)
-    return get_backend("numpy" if adapter is None else adapter.of(X))
+    return get_backend("numpy" if adapter is None else adapter.spec_of(X))
 
 
 def has_dtype(backend: Backend, name: str) -> bool:

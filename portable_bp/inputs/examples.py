@@ -159,7 +159,7 @@ def _to_host_if_foreign(backend: Backend, name: str, array: Any) -> Any:
     """What lives on another device than ``backend``'s comes to the host; the rest stays."""
     checks.dense(name, array)
     adapter = owner(array)
-    if adapter is None or backend.traced(array) or adapter.of(array) == backend.spec:
+    if adapter is None or backend.traced(array) or adapter.spec_of(array) == backend.spec:
         return array
     return to_host(array)
 

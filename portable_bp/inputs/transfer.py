@@ -50,7 +50,7 @@ def to_backend(backend: Backend, values: Any, dtype: str, argument: str = "value
         values = checks.cast(argument, np.asarray(values), dtype)
         ready = backend.name == "numpy"
     else:
-        ready = adapter.of(values) == backend.spec and values.dtype == backend.dtype(dtype)
+        ready = adapter.spec_of(values) == backend.spec and values.dtype == backend.dtype(dtype)
         if adapter is not type(backend):
             values = to_host(values)
     array: Array = values if ready else backend.asarray(values, dtype)

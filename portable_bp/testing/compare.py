@@ -26,8 +26,8 @@ def kind_errors(where: Backend, got: Tree, want: Tree, dtype: str) -> Iterator[s
         found = type(a).__module__.partition(".")[0]
         if found not in type(where).modules:
             yield f"an array of {found} instead of {where.name}"
-        elif type(where).of(a) != where.spec:
-            yield f"on {type(where).of(a)} instead of {where.spec}"
+        elif type(where).spec_of(a) != where.spec:
+            yield f"on {type(where).spec_of(a)} instead of {where.spec}"
         elif a.dtype != where.dtype(dtype):
             yield f"dtype {a.dtype} instead of {dtype}"
         elif tuple(a.shape) != tuple(np.shape(w)):

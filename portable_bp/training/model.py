@@ -136,10 +136,10 @@ class Model:
     def _admitted(self, X: Any) -> Any:
         """X as an array of the right shape, of the host or of the model's own device."""
         foreign = owner(X)
-        if foreign is not None and foreign.of(X) != self.backend.spec:
+        if foreign is not None and foreign.spec_of(X) != self.backend.spec:
             raise ValueError(
-                f"X lives on {foreign.of(X)}, the model on {self.backend.spec}: move one of them, "
-                f"for example model.to({foreign.of(X)!r})"
+                f"X lives on {foreign.spec_of(X)}, the model on {self.backend.spec}: move one of them, "
+                f"for example model.to({foreign.spec_of(X)!r})"
             )
         return examples.features(self.net.spec, X)
 

@@ -71,7 +71,7 @@ def test_a_missing_library_says_what_to_install(name, monkeypatch):
     )
     registry._load.cache_clear()
     try:
-        assert "pip install" in adapter.why_not()
+        assert "pip install" in adapter.unavailable_reason()
         with pytest.raises(BackendNotInstalledError, match=r"pip install .* Usable here: .*numpy"):
             portable_bp.get_backend(name)
         assert name not in portable_bp.available_backends()

@@ -401,10 +401,10 @@ def test_a_second_device(where):
     with cupy.cuda.Device(0), no_fallback():
         losses = graph.run(case.data, case.order(20), case.table(0, 20))
         case.same(losses, eager.run(case.data, case.order(20), case.table(0, 20)))
-        assert {type(where).of(a) for a in leaves(graph.state)} == {"cupy:1"}
+        assert {type(where).spec_of(a) for a in leaves(graph.state)} == {"cupy:1"}
     first = portable_bp.get_backend("cupy:0")
     moved = first.asarray(case.data[0])
-    assert type(where).of(moved) == "cupy:0"
+    assert type(where).spec_of(moved) == "cupy:0"
     np.testing.assert_array_equal(first.to_numpy(moved), where.to_numpy(case.data[0]))
 
 
