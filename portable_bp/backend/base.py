@@ -126,7 +126,7 @@ class Backend(ABC):
     @classmethod
     @abstractmethod
     def devices(cls) -> tuple[str, ...]:
-        """The usable specs here, accelerators first; empty when :meth:`unavailable_reason` has a reason."""
+        """The usable specs here, accelerators first; empty when there is an unavailable reason."""
 
     @classmethod
     def accelerators(cls) -> tuple[str, ...]:
