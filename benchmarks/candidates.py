@@ -27,7 +27,8 @@ from benchmarks.cases import (
 from portable_bp.backend import EagerRunner, map_leaves
 from portable_bp.backend.registry import adapters
 from portable_bp.inputs.transfer import to_backend
-from portable_bp.training.model import Model, compile_last_layer
+from portable_bp.training.blocks import last_layer
+from portable_bp.training.model import Model
 
 
 class Candidate(ABC):
@@ -212,7 +213,7 @@ class OursForward(Inference):
         self.backend = backend = portable_bp.get_backend(self.spec)
         self.params: Any = map_leaves(backend.asarray, start(case))
         self.there = backend.asarray(self.x)
-        self.compiled = compile_last_layer(case.net, backend)
+        self.compiled = last_layer(backend, case.net.activations)
 
     @classmethod
     def why_not(cls, case: Case) -> str | None:

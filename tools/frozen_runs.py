@@ -230,18 +230,19 @@ def runs() -> dict[str, Callable[[str], Result]]:
 
 
 def measured(name: str, backend: str) -> dict[str, Any]:
-    """What a run gives: a digest of all its bits, and a few numbers of each array and column."""
+    """What a run gives: digests of its parameters and of its history, and some numbers of each."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         arrays, columns = runs()[name](backend)
-    bits = hashlib.sha256()
+    parameters, history = hashlib.sha256(), hashlib.sha256()
     for array in arrays:
-        bits.update(repr((array.shape, array.dtype.name)).encode() + array.tobytes())
+        parameters.update(repr((array.shape, array.dtype.name)).encode() + array.tobytes())
     for column in columns:
-        bits.update(np.asarray(column, np.float64).tobytes())
+        history.update(np.asarray(column, np.float64).tobytes())
+    bits = [parameters.hexdigest(), history.hexdigest()]
     numbers = [[*map(float, (a.sum(), np.abs(a).sum(), a.flat[0], a.flat[-1]))] for a in arrays]
     ends = [[float(len(c)), *([c[0], sum(c), c[-1]] if c else [])] for c in columns]
-    return {"bits": bits.hexdigest(), "numbers": [*numbers, *ends]}
+    return {"bits": bits, "numbers": [*numbers, *ends]}
 
 
 def machine() -> dict[str, str]:

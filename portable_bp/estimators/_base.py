@@ -21,12 +21,13 @@ from portable_bp._typing import HostArray, Params
 from portable_bp.backend import Backend
 from portable_bp.backend.memory import translate_oom
 from portable_bp.backend.registry import get_backend, owner
+from portable_bp.equations import activations
 from portable_bp.equations.activations import ACTIVATIONS, Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import Schedule
 from portable_bp.errors import BackendError, DivergenceError, OutOfMemoryError
-from portable_bp.estimators import _forward, _input, _lbfgs, _stochastic
+from portable_bp.estimators import _input, _lbfgs, _stochastic
 from portable_bp.estimators._callbacks import CallbackSupportMixin, Watch
 from portable_bp.estimators._html import layers_html
 from portable_bp.estimators._place import Place, as_classes, home_of
@@ -35,6 +36,7 @@ from portable_bp.estimators._stochastic import Held, StochasticRun
 from portable_bp.estimators._warn import warn
 from portable_bp.inputs.transfer import dtype_name, to_host
 from portable_bp.mlp import MLP
+from portable_bp.training import blocks
 
 STOCHASTIC = ("sgd", "adam", "adamw")
 
@@ -459,8 +461,8 @@ class BaseMLP(
 
     def _outputs(self, X: Any, method: str) -> Any:
         """The outputs of the network for each row, where X lives."""
-        place, blocks = self._blocks(X, method, self._all_activations)
-        return place.to_home(_forward.join(place.work, [a for _, a in blocks]))
+        place, found = self._blocks(X, method, self._all_activations)
+        return place.to_home(blocks.join(place.work, [a for _, a in found]))
 
     def _blocks(
         self, X: Any, method: str, layers: Callable[[], list[str | Activation]]
@@ -471,11 +473,11 @@ class BaseMLP(
         self._same_home(X, place.home, method)
         X = self._features(X, place.home)
         name = self.dtype or max(_input.float_dtype(X, place.work), dtype_name(self.coefs_[0]))
-        activations = layers()
-        params = self._params_read(place, name)[: len(activations)]
+        functions = [activations.get(a) for a in layers()]
+        params = self._params_read(place, name)[: len(functions)]
         found = translate_oom(
             place.work,
-            lambda: list(_forward.forward(place.work, activations, params, X, name)),
+            lambda: list(blocks.forward(place.work, functions, params, X)),
             lambda: f"predicting {X.shape[0]:,} rows",
             "the number of rows handed in at a time",
         )
@@ -505,8 +507,8 @@ class BaseMLP(
             self._same_home(X, home, "transform")
             X = self._features(X, home)
             return X.toarray() if hasattr(X, "toarray") else X
-        place, blocks = self._blocks(X, "transform", lambda: self._all_activations()[:-1])
-        return place.to_home(_forward.join(place.work, [a for _, a in blocks]))
+        place, found = self._blocks(X, "transform", lambda: self._all_activations()[:-1])
+        return place.to_home(blocks.join(place.work, [a for _, a in found]))
 
     @property
     def _n_features_out(self) -> int:

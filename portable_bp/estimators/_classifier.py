@@ -20,12 +20,13 @@ from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import Schedule
-from portable_bp.estimators import _forward, _input, _interop
+from portable_bp.estimators import _input, _interop
 from portable_bp.estimators._base import BaseMLP, stochastic_only
 from portable_bp.estimators._callbacks import with_callbacks
 from portable_bp.estimators._losses import capped
 from portable_bp.estimators._place import as_classes, home_of
 from portable_bp.inputs.transfer import to_host
+from portable_bp.training import blocks
 from portable_bp.training.loop import ONE_HOT_ENTRIES
 
 MULTILABEL = "multilabel-indicator"
@@ -482,9 +483,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         -------
         log_p : array of shape (n_samples, n_classes)
         """
-        place, blocks = self._blocks(X, "predict_log_proba", self._all_activations)
-        found = [self._log_columns(place.work, z, p) for z, p in blocks]
-        return place.to_home(_forward.join(place.work, found))
+        place, outputs = self._blocks(X, "predict_log_proba", self._all_activations)
+        found = [self._log_columns(place.work, z, p) for z, p in outputs]
+        return place.to_home(blocks.join(place.work, found))
 
     def _log_columns(self, work: Backend, z: Any, p: Any) -> Any:
         xp = work.xp

@@ -15,12 +15,12 @@ from portable_bp._typing import Array, HostArray, Namespace, Params, Tree
 from portable_bp.backend import Backend
 from portable_bp.equations import losses, network
 from portable_bp.equations.network import Equations
-from portable_bp.estimators import _forward
 from portable_bp.estimators._place import Place
 from portable_bp.estimators._remembered import remembered
 from portable_bp.estimators._rows import Rows
 from portable_bp.estimators._warn import warn
 from portable_bp.mlp import MLP
+from portable_bp.training.blocks import block_rows
 
 if TYPE_CHECKING:
     from portable_bp.estimators._base import BaseMLP
@@ -101,7 +101,7 @@ class Objective:
     def _in_blocks(self, params: Params) -> tuple[float, HostArray]:
         """The same as a mean over blocks of rows, by their share of the total."""
         loss, gradient = 0.0, np.zeros(sum(int(np.prod(s)) for s in self.shapes))
-        for block in self.rows.blocks(_forward.block_rows(params, self.rows.name)):
+        for block in self.rows.blocks(block_rows(params)):
             share = block.n if block.weights is None else float(block.weights.sum())
             if share:
                 l, g = self.f(params, self.l2, self.classes, *block.arrays())

@@ -12,7 +12,7 @@ import numpy as np
 from portable_bp._typing import Array, HostArray
 from portable_bp.backend import Backend, Runner
 from portable_bp.inputs.transfer import to_backend
-from portable_bp.training.model import BLOCK_BYTES
+from portable_bp.training.blocks import BLOCK_BYTES
 
 
 @dataclass(frozen=True)

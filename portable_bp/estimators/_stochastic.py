@@ -13,15 +13,15 @@ from sklearn.exceptions import ConvergenceWarning
 
 from portable_bp._typing import HostArray, Params, Step, Tree
 from portable_bp.backend import EagerRunner, map_leaves
-from portable_bp.equations import losses, optimizers
+from portable_bp.equations import optimizers
 from portable_bp.equations.optimizers import Adam, AdamW, Momentum, Nesterov, Optimizer
 from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
-from portable_bp.estimators import _forward
 from portable_bp.estimators._place import Place
 from portable_bp.estimators._remembered import remembered
 from portable_bp.estimators._rows import Rows
 from portable_bp.estimators._warn import warn
 from portable_bp.mlp import MLP
+from portable_bp.training import blocks
 from portable_bp.training.step import StepPlan, make_step
 
 if TYPE_CHECKING:
@@ -398,24 +398,13 @@ class StochasticRun:
     def _judge(self, held: Held) -> None:
         """The loss, and with early stopping the score, on the rows held out."""
         est, work, params = self.est, self.place.work, self.latest[0]
-        eq, rows = self.net.equations, held.rows
-        outs, total = [], 0.0
-        for block in rows.blocks(_forward.block_rows(params, rows.name)):
-            x, y, *w = block.arrays()
-            with work.scope():
-                z, o = _forward.last_layer(work, eq.activations)(params, x)
-                if y.ndim == 1:
-                    labels = work.asarray(np.arange(o.shape[1]), work.index_dtype)
-                    y = losses.one_hot(y, labels, x.dtype, xp=work.xp)
-                l = losses.elementwise_loss(eq.loss, eq.activations[-1], z, o, y, work.xp)
-                l = work.xp.sum(l, axis=1, dtype=l.dtype)
-                total += float(work.to_numpy(work.xp.sum(l * w[0] if w else l, dtype=l.dtype)))
-            outs.append(o)
-        weight = rows.n if rows.weights is None else float(rows.weights.sum())
-        est.validation_loss_curve_.append(total / weight if weight else math.nan)
+        rows = held.rows
+        t = rows.y if rows.sparse else work.to_numpy(rows.y)
+        by_row, outputs = blocks.losses_and_outputs(work, self.net.equations, params, rows.X, t)
+        est.validation_loss_curve_.append(blocks.mean_loss(by_row, rows.weights))
         if not est.early_stopping:
             return
-        score = held.score(_forward.to_host(work, outs), params)
+        score = held.score(outputs, params)
         est.validation_scores_.append(score)
         if est.verbose:
             print(f"Validation score: {score:f}")

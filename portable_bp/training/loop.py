@@ -26,12 +26,12 @@ from portable_bp.inputs import checks, examples
 from portable_bp.inputs.examples import Rows
 from portable_bp.inputs.transfer import float_name, to_backend
 from portable_bp.mlp import MLP, as_pairs
-from portable_bp.training import divergence, recovery
+from portable_bp.training import blocks, divergence, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
 from portable_bp.training.feed import Feed, Piece, Resident, Streamed, must_stream, select
 from portable_bp.training.history import History
-from portable_bp.training.metrics import metric_name
-from portable_bp.training.model import LastLayer, Model, compile_last_layer
+from portable_bp.training.metrics import metric, metric_name
+from portable_bp.training.model import Model
 from portable_bp.training.step import StepPlan, make_step
 
 if TYPE_CHECKING:
@@ -320,7 +320,6 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.plateau = (self.schedule.rate, math.inf, 0)
-        self.last_layer: LastLayer = compile_last_layer(self.net, self.backend)
         self.signals = recovery.Signals()
         self.start_from(self.state)
 
@@ -398,10 +397,12 @@ class _Run:
         if watch or time.perf_counter() - self.snapshot.taken > SNAPSHOT_SECONDS:
             self.take_snapshot()
         if self.test is not None:
-            now = Model(self.net, self.snapshot.state[0], self.backend, _last_layer=self.last_layer)
-            loss, score = now.evaluate_prepared(*self.test)
-            row["validation_loss"] = loss
-            row[f"validation_{metric_name(self.net.loss)}"] = score
+            x, t, w = self.test
+            by_row, outputs = blocks.losses_and_outputs(
+                self.backend, self.net.equations, self.snapshot.state[0], x, t
+            )
+            row["validation_loss"] = blocks.mean_loss(by_row, w)
+            row[f"validation_{metric_name(self.net.loss)}"] = metric(self.net.loss, outputs, t, w)
         row["learning_rate"] = rate
         if isinstance(self.schedule, ReduceOnPlateau):
             self.plateau = self.schedule.observe(self.plateau, _watched(row))

@@ -9,36 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from portable_bp._typing import Array, HostArray, Namespace, Params
+from portable_bp._typing import Array, HostArray, Params
 from portable_bp.backend import Backend
 from portable_bp.backend.memory import Result, translate_oom
 from portable_bp.backend.registry import get_backend, owner, resolve
-from portable_bp.equations import losses, network
 from portable_bp.inputs import checks, examples
-from portable_bp.inputs.transfer import dtype_name, to_backend
+from portable_bp.inputs.transfer import dtype_name
 from portable_bp.mlp import MLP
+from portable_bp.training import blocks
 from portable_bp.training.history import History
 from portable_bp.training.metrics import metric
-
-BLOCK_BYTES = 64 * 2**20
-
-
-def block_rows(net: MLP, itemsize: int = 8) -> int:
-    """Rows per block of a prediction, so that a block's layers stay within some tens of MiB."""
-    return max(1, BLOCK_BYTES // (itemsize * sum(net.sizes)))
-
-
-LastLayer = Callable[[Params, Array], tuple[Array, Array]]
-
-
-def compile_last_layer(net: MLP, backend: Backend) -> LastLayer:
-    """``(params, x) -> (z^L, a^L)``, compiled where that pays."""
-
-    def last_layer(xp: Namespace, params: Params, x: Array) -> tuple[Array, Array]:
-        cache = network.forward(params, x, net.activations, xp=xp)
-        return cache.z[-1], cache.outputs[-1]
-
-    return backend.compile_function(last_layer)
 
 
 @dataclass(eq=False)
@@ -65,7 +45,6 @@ class Model:
     history: History = field(default_factory=History)
     stopped: str = "finished"
     best_epoch: int | None = None
-    _last_layer: LastLayer | None = field(default=None, repr=False)
 
     def forward(self, X: Any) -> Array:
         """The outputs for each row, shape (n, k), block by block.
@@ -84,13 +63,14 @@ class Model:
         return self._guarded(X, lambda: self._joined(X))
 
     def _joined(self, X: Any) -> Array:
+        backend, layers = self.backend, self.net.activations
         if owner(X) is None:
-            blocks = [self.backend.to_numpy(o) for o in self._blocks(X, check=True)]
-            return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)  # type: ignore[return-value]
-        with self.backend.scope():
-            examples.finite_features(self.backend, self._dtype, X)
-            outs = list(self._blocks(X))
-            return outs[0] if len(outs) == 1 else self.backend.xp.concat(outs)
+            outs = blocks.forward(backend, layers, self.params, X, _check_block)
+            host = [backend.to_numpy(o) for _, o in outs]
+            return host[0] if len(host) == 1 else np.concatenate(host)  # type: ignore[return-value]
+        with backend.scope():
+            examples.finite_features(backend, self._dtype, X)
+        return blocks.join(backend, [o for _, o in blocks.forward(backend, layers, self.params, X)])
 
     def predict(self, X: Any) -> Array:
         """Class labels or values for each row, as :meth:`portable_bp.MLP.predict` gives them."""
@@ -112,26 +92,13 @@ class Model:
                 given = examples.Rows(X, y, sample_weight)
                 (rows,) = examples.check(self.net.spec, self.backend, self._dtype, given)
             t = examples.place_targets(self.net.spec, get_backend("numpy"), rows.y, "float64")
-            return self.evaluate_prepared(rows.x, np.asarray(t), rows.w)
+            by_row, outputs = blocks.losses_and_outputs(
+                self.backend, self.net.equations, self.params, rows.x, np.asarray(t)
+            )
+            score = metric(self.net.loss, outputs, np.asarray(t), rows.w)
+            return blocks.mean_loss(by_row, rows.w), score
 
         return self._guarded(X, evaluated)
-
-    def evaluate_prepared(self, X: Any, t: HostArray, w: HostArray | None) -> tuple[float, float]:
-        """:meth:`evaluate` for targets (n, k) and weights that are float64 on the host already."""
-        outs, sums, row = [], 0.0, 0
-        eq, xp = self.net.equations, self.backend.xp
-        for z, o in self._blocks(X, logits=True):
-            stop = row + o.shape[0]
-            with self.backend.scope():
-                y = to_backend(self.backend, t[row:stop], dtype_name(o))
-                l = losses.elementwise_loss(eq.loss, eq.activations[-1], z, o, y, xp)
-                per_row = self.backend.to_numpy(xp.sum(l, axis=1, dtype=l.dtype))
-            part = per_row.astype(np.float64)
-            sums += float(np.sum(part if w is None else part * w[row:stop]))
-            outs.append(self.backend.to_numpy(o))
-            row = stop
-        total = row if w is None else float(np.sum(w))
-        return sums / total, metric(self.net.loss, np.concatenate(outs), t, w)
 
     def _admitted(self, X: Any) -> Any:
         """X as an array of the right shape, of the host or of the model's own device."""
@@ -145,7 +112,8 @@ class Model:
 
     def _guarded(self, X: Any, work: Callable[[], Result]) -> Result:
         def task() -> str:
-            return f"over {X.shape[0]:,} rows in blocks of {block_rows(self.net):,} by {self.net!r}"
+            rows = blocks.block_rows(self.params)
+            return f"over {X.shape[0]:,} rows in blocks of {rows:,} by {self.net!r}"
 
         return translate_oom(
             self.backend, work, task, "the layer sizes, or hand in fewer rows at a time"
@@ -154,25 +122,6 @@ class Model:
     @property
     def _dtype(self) -> str:
         return dtype_name(self.params[0][0])
-
-    def _blocks(self, X: Any, *, logits: bool = False, check: bool = False) -> Any:
-        """Outputs (or net inputs and outputs of the last layer) for blocks of rows, on the backend.
-
-        ``check``: X is the host's, and its values are still to be looked at.
-        """
-        backend, name = self.backend, self._dtype
-        if self._last_layer is None:
-            self._last_layer = compile_last_layer(self.net, backend)
-        rows = block_rows(self.net)
-        n = X.shape[0]
-        for start in range(0, n, rows):
-            block = X[start : min(start + rows, n), ...]
-            if check:
-                checks.finite("X", block, start)
-            with backend.scope():
-                x = to_backend(backend, block, name, "X")
-                z, o = self._last_layer(self.params, x)
-            yield (z, o) if logits else o
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file; :func:`portable_bp.load` reads it on any backend.
@@ -199,3 +148,8 @@ class Model:
         with there.scope():
             params = tuple((there.asarray(W), there.asarray(b)) for W, b in host)
         return Model(self.net, params, there, self.history, self.stopped, self.best_epoch)
+
+
+def _check_block(block: HostArray, first: int) -> None:
+    """Check the values of a block of host rows whose first is row ``first``."""
+    checks.finite("X", block, first)

@@ -182,7 +182,7 @@ def test_a_memory_map_is_read_by_blocks(monkeypatch: pytest.MonkeyPatch, tmp_pat
     mapped = np.memmap(tmp_path / "x", dtype="uint8", mode="w+", shape=(n, columns))
     mapped[::7, 0] = 200
     monkeypatch.setattr(feed, "PIECE_BYTES", 200_000)
-    monkeypatch.setattr("portable_bp.training.model.BLOCK_BYTES", 200_000)
+    monkeypatch.setattr("portable_bp.training.blocks.BLOCK_BYTES", 200_000)
     monkeypatch.setattr("portable_bp.inputs.checks.BLOCK_ENTRIES", 50_000)
     net = MLP((columns, 3, 1), loss="log_loss")
     y = (mapped[:, 0] > 0).astype(int)

@@ -315,12 +315,12 @@ def test_a_batch_of_zero_weights_moves_nothing():
 
 
 def test_prediction_in_blocks_equals_prediction_at_once(monkeypatch):
-    from portable_bp.training import model as module
+    from portable_bp.training import blocks
 
     X, y = regression(50)
     model = portable_bp.fit(NET, X, y, epochs=1)
     whole = model.forward(X)
-    monkeypatch.setattr(module, "BLOCK_BYTES", 8 * sum(NET.sizes) * 7)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * sum(NET.sizes) * 7)
     np.testing.assert_allclose(model.forward(X), whole, rtol=1e-6, atol=1e-6)
     assert model.score(X, y) == pytest.approx(model.evaluate(X, y)[1])
 
