@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from portable_bp import rng
+from portable_bp._names import suggests
 from portable_bp._typing import Array, HostArray, Params
 from portable_bp.backend import Backend, leaves, memory
 from portable_bp.backend.registry import owner, resolve
@@ -33,11 +34,13 @@ class MLP:
         Units of each layer, inputs first and outputs last: ``[784, 128, 10]``. ``[4, 1]`` is a
         linear model.
     hidden : str, Activation, or a sequence of them, default "relu"
-        The activation of the hidden layers; a sequence has one entry per hidden layer.
+        The activation of the hidden layers; a sequence has one entry per hidden layer. Case, hyphens
+        and underscores do not matter; ``logistic``, ``linear`` and ``swish`` are other names of
+        ``sigmoid``, ``identity`` and ``silu``.
     loss : str or Loss, default "squared_error"
-        ``squared_error`` (half the squared error), ``log_loss``, ``softmax_cross_entropy``,
-        ``poisson``, ``absolute_error``, ``huber``, ``quantile``, or a
-        :class:`~portable_bp.Loss`. The sum over outputs, the mean over examples.
+        ``squared_error`` (half the squared error), ``log_loss``, ``softmax_cross_entropy`` (or
+        ``cross_entropy``, ``categorical_crossentropy``), ``poisson``, ``absolute_error``, ``huber``,
+        ``quantile``, or a :class:`~portable_bp.Loss`. The sum over outputs, the mean over examples.
     output : str or Activation, optional
         The activation of the last layer; by default the one that belongs to the loss.
     l1, l2 : float, default 0
@@ -47,7 +50,8 @@ class MLP:
         one entry per hidden layer.
     initializer : str or parameters, default "auto"
         ``glorot_uniform``, ``glorot_normal``, ``he_uniform``, ``he_normal``, ``lecun_uniform``,
-        ``lecun_normal``, ``zeros``, or given pairs ``(W, b)``. ``"auto"`` takes for each layer what
+        ``lecun_normal``, ``zeros`` (``xavier_*`` is ``glorot_*``, ``kaiming_*`` is ``he_*``), or
+        given pairs ``(W, b)``. ``"auto"`` takes for each layer what
         suits its activation.
 
     Examples
@@ -62,6 +66,7 @@ class MLP:
     (2, (2, 3))
     """
 
+    @suggests()
     def __init__(
         self,
         sizes: Sequence[int],
@@ -99,10 +104,10 @@ class MLP:
                 f"{self.sizes[-1]} (for two classes and one output use loss='log_loss')"
             )
         self.initializer: str | tuple[tuple[HostArray, HostArray], ...] = (
-            initializer if isinstance(initializer, str) else self.given(initializer, "initializer")
+            initializers.name_of(initializer)
+            if isinstance(initializer, str)
+            else self.given(initializer, "initializer")
         )
-        if isinstance(self.initializer, str) and self.initializer != "auto":
-            initializers.get(self.initializer)
 
     def _per_hidden_layer(self, name: str, value: Any) -> tuple[Any, ...]:
         count = len(self.sizes) - 2

@@ -32,7 +32,7 @@ CODES = {"interrupted": shell.INTERRUPTED, "terminated": shell.TERMINATED}
 """How a training may have been stopped, to the exit code."""
 
 
-class Widths(click.ParamType[tuple[int, ...]]):
+class Widths(click.ParamType):  # type: ignore[type-arg]  # click 8.1 to 8.3: not subscriptable
     """Widths of hidden layers: ``128,64``, or ``none`` for a linear model."""
 
     name = "widths"

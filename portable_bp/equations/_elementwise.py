@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Bound:
+    """``function`` with its last arguments given: what a closure is, but equal to its like, and
+    picklable."""
+
+    function: Callable[..., Any]
+    last: tuple[float, ...]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments, *self.last)
 
 
 def elementwise(formula: F) -> F:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from portable_bp._names import canonical, unknown
 from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace
-from portable_bp.equations._elementwise import elementwise
+from portable_bp.equations._elementwise import Bound, elementwise
 from portable_bp.equations.special import erfc
 
 Function = Callable[[Array, Namespace], Array]
@@ -234,16 +235,18 @@ def _d_leaky_relu(z: Array, slope: float, xp: Namespace) -> Array:
     return gate * (1 - slope) + slope
 
 
+def _leaky_relu_value(z: Array, xp: Namespace, slope: float) -> Array:
+    return _leaky_relu(z, slope, xp)
+
+
+def _leaky_relu_derivative(z: Array, a: Array, xp: Namespace, slope: float) -> Array:
+    return _d_leaky_relu(z, slope, xp)
+
+
 def leaky_relu(slope: float = 0.01) -> Activation:
     """``f(z) = z where z > 0, else slope z``."""
     slope = real("slope", slope)
-
-    def f(z: Array, xp: Namespace) -> Array:
-        return _leaky_relu(z, slope, xp)
-
-    def df(z: Array, a: Array, xp: Namespace) -> Array:
-        return _d_leaky_relu(z, slope, xp)
-
+    f, df = Bound(_leaky_relu_value, (slope,)), Bound(_leaky_relu_derivative, (slope,))
     return Activation(f, df, "leaky_relu", parameters={"slope": slope})
 
 
@@ -261,15 +264,18 @@ def _d_elu(z: Array, scale: float, alpha: float, xp: Namespace) -> Array:
     return xp.where(z > 0, scale * xp.ones_like(z), below)
 
 
+def _elu_value(z: Array, xp: Namespace, scale: float, alpha: float) -> Array:
+    return _elu(z, scale, alpha, xp)
+
+
+def _elu_derivative(z: Array, a: Array, xp: Namespace, scale: float, alpha: float) -> Array:
+    return _d_elu(z, scale, alpha, xp)
+
+
 def _scaled_elu(
     name: str, scale: float, alpha: float, parameters: Mapping[str, float]
 ) -> Activation:
-    def f(z: Array, xp: Namespace) -> Array:
-        return _elu(z, scale, alpha, xp)
-
-    def df(z: Array, a: Array, xp: Namespace) -> Array:
-        return _d_elu(z, scale, alpha, xp)
-
+    f, df = Bound(_elu_value, (scale, alpha)), Bound(_elu_derivative, (scale, alpha))
     return Activation(f, df, name, parameters=parameters)
 
 
@@ -309,25 +315,50 @@ ACTIVATIONS: Mapping[str, Callable[..., Activation]] = {
 }
 """Name to a function that makes the activation: ``ACTIVATIONS["leaky_relu"](slope=0.2)``."""
 
-_ALIASES = {"logistic": "sigmoid", "linear": "identity", "swish": "silu"}
+SYNONYMS: Mapping[str, str] = {
+    "logistic": "sigmoid",
+    "linear": "identity",
+    "swish": "silu",
+    "exponential": "exp",
+    "gelu_new": "gelu_tanh",
+}
+"""Other names of the same functions."""
+
+_HINTS = {
+    "lrelu": "'leaky_relu'",
+    "prelu": "'leaky_relu', whose slope is not learnt",
+    "relu6": "'relu'",
+    "hard_sigmoid": "'sigmoid'",
+    "hardsigmoid": "'sigmoid'",
+    "hardtanh": "'tanh'",
+    "hardswish": "'silu'",
+    "quick_gelu": "'gelu_tanh'",
+    "log_softmax": "'softmax'",
+    "none": "'identity'",
+    "NoneType": "'identity'",
+}
 
 
 def get(activation: str | Activation, argument: str = "activation") -> Activation:
     """The activation of that name; an :class:`Activation` is returned as it is.
 
-    >>> get("logistic").name
-    'sigmoid'
+    Case, hyphens and underscores do not matter, and :data:`SYNONYMS` are understood.
+
+    >>> get("logistic").name, get("LeakyReLU").name
+    ('sigmoid', 'leaky_relu')
+    >>> get("relo")
+    Traceback (most recent call last):
+    ValueError: activation must be one of ...; got 'relo'. Did you mean 'relu'?
     """
     if isinstance(activation, Activation):
         return activation
-    if isinstance(activation, str):
-        name = _ALIASES.get(activation, activation)
-        if name in ACTIVATIONS:
-            return ACTIVATIONS[name]()
-    raise ValueError(
-        f"{argument} must be one of {', '.join(sorted(ACTIVATIONS))}, or an Activation(f, df); "
-        f"got {shown(activation)}"
-    )
+    name = canonical(activation, ACTIVATIONS, SYNONYMS)
+    if name is None:
+        alternative = "an Activation(f, df)"
+        raise unknown(
+            argument, activation, ACTIVATIONS, alternative, synonyms=SYNONYMS, hints=_HINTS
+        )
+    return ACTIVATIONS[name]()
 
 
 def describe(activation: Activation) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from portable_bp._scalars import shown
+from portable_bp._names import canonical, unknown
 from portable_bp.equations.activations import Activation
 
 
@@ -69,15 +69,44 @@ def default_for(activation: Activation) -> str:
     return "lecun_normal" if activation.name == "selu" else "glorot_uniform"
 
 
+SYNONYMS: Mapping[str, str] = {
+    "xavier_uniform": "glorot_uniform",
+    "xavier_normal": "glorot_normal",
+    "kaiming_uniform": "he_uniform",
+    "kaiming_normal": "he_normal",
+}
+"""Other names of the same rules."""
+
+_HINTS = {
+    "glorot": "'glorot_uniform'",
+    "xavier": "'glorot_uniform'",
+    "he": "'he_uniform'",
+    "kaiming": "'he_uniform'",
+    "lecun": "'lecun_normal'",
+    "uniform": "'glorot_uniform'",
+    "normal": "'glorot_normal'",
+}
+
+
+def name_of(initializer: str) -> str:
+    """The name of a rule, spelt as in :data:`INITIALIZERS`; ``"auto"`` is no rule of its own.
+
+    >>> name_of("Xavier-Uniform"), name_of("auto")
+    ('glorot_uniform', 'auto')
+    """
+    name = canonical(initializer, ["auto", *INITIALIZERS], SYNONYMS)
+    if name is None:
+        raise unknown(
+            "initializer", initializer, ["auto", *INITIALIZERS],
+            "the parameters themselves as pairs (W, b)", synonyms=SYNONYMS, hints=_HINTS,
+        )  # fmt: skip
+    return name
+
+
 def get(initializer: str) -> Callable[[int, int], Scale]:
     """The scale rule of that name.
 
     >>> get("lecun_normal")(100, 10)
     Scale(distribution='normal', width=0.1)
     """
-    if initializer not in INITIALIZERS:
-        raise ValueError(
-            f"initializer must be 'auto', one of {', '.join(sorted(INITIALIZERS))}, or the "
-            f"parameters themselves as pairs (W, b); got {shown(initializer)}"
-        )
-    return INITIALIZERS[initializer]
+    return INITIALIZERS[name_of(initializer)]

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from portable_bp._names import canonical, unknown
 from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace
 from portable_bp.equations import activations
-from portable_bp.equations._elementwise import elementwise
+from portable_bp.equations._elementwise import Bound, elementwise
 from portable_bp.equations.activations import Activation
 
 TARGETS = ("real", "binary", "class", "count")
@@ -263,15 +264,19 @@ def _huber(o: Array, y: Array, delta: float, xp: Namespace) -> Array:
     return c * (r - 0.5 * c)  # r^2/2 inside, delta |r| - delta^2/2 outside
 
 
+def _huber_value(o: Array, y: Array, xp: Namespace, delta: float) -> Array:
+    return _huber(o, y, delta, xp)
+
+
+def _huber_gradient(o: Array, y: Array, xp: Namespace, delta: float) -> Array:
+    return _clipped(o - y, delta, xp)
+
+
 def huber(delta: float = 1.0) -> Loss:
     """``l = r^2 / 2 where |r| <= delta, else delta (|r| - delta/2)``, with ``r = o - y``."""
     delta = real("delta", delta, low=0, open_low=True)
-    return Loss(
-        lambda o, y, xp: _huber(o, y, delta, xp),
-        lambda o, y, xp: _clipped(o - y, delta, xp),
-        "huber",
-        parameters={"delta": delta},
-    )
+    value, gradient = Bound(_huber_value, (delta,)), Bound(_huber_gradient, (delta,))
+    return Loss(value, gradient, "huber", parameters={"delta": delta})
 
 
 @elementwise
@@ -287,15 +292,19 @@ def _d_pinball(o: Array, y: Array, q: float, xp: Namespace) -> Array:
     return 0.5 * side + (0.5 - q) * (side * side)
 
 
+def _quantile_value(o: Array, y: Array, xp: Namespace, q: float) -> Array:
+    return _pinball(o, y, q, xp)
+
+
+def _quantile_gradient(o: Array, y: Array, xp: Namespace, q: float) -> Array:
+    return _d_pinball(o, y, q, xp)
+
+
 def quantile(q: float = 0.5) -> Loss:
     """``l = max(q r, (q - 1) r)`` with ``r = y - o``, the pinball loss: o learns the q-quantile."""
     q = real("q", q, low=0, high=1, open_low=True, open_high=True)
-    return Loss(
-        lambda o, y, xp: _pinball(o, y, q, xp),
-        lambda o, y, xp: _d_pinball(o, y, q, xp),
-        "quantile",
-        parameters={"q": q},
-    )
+    value, gradient = Bound(_quantile_value, (q,)), Bound(_quantile_gradient, (q,))
+    return Loss(value, gradient, "quantile", parameters={"q": q})
 
 
 LOSSES: Mapping[str, Callable[..., Loss]] = {
@@ -310,20 +319,55 @@ LOSSES: Mapping[str, Callable[..., Loss]] = {
 """Name to a function that makes the loss: ``LOSSES["quantile"](q=0.9)``."""
 
 
+SYNONYMS: Mapping[str, str] = {
+    "cross_entropy": "softmax_cross_entropy",
+    "cross_entropy_loss": "softmax_cross_entropy",
+    "categorical_crossentropy": "softmax_cross_entropy",
+    "sparse_categorical_crossentropy": "softmax_cross_entropy",
+}
+"""Other names of the same functions, where the number is exactly the same."""
+
+_HALF = "'squared_error', which is half the squared error, summed over the outputs"
+_ABSOLUTE = "'absolute_error', which is summed over the outputs"
+_BINARY = "'log_loss', which is summed over the outputs"
+_CLASSES = "'softmax_cross_entropy'"
+_HINTS = {
+    **dict.fromkeys(
+        ("mse", "mse_loss", "mean_squared_error", "rmse", "l2", "l2_loss", "squared_loss",
+         "half_squared_error", "least_squares", "quadratic"), _HALF,
+    ),
+    **dict.fromkeys(("mae", "mean_absolute_error", "l1", "l1_loss"), _ABSOLUTE),
+    **dict.fromkeys(
+        ("bce", "bce_loss", "binary_crossentropy", "binary_cross_entropy", "binary_log_loss",
+         "bce_with_logits", "bce_with_logits_loss", "logistic", "sigmoid_cross_entropy"), _BINARY,
+    ),
+    **dict.fromkeys(("nll", "nll_loss", "multi_log_loss", "softmax", "multinomial", "ce"), _CLASSES),
+    **dict.fromkeys(("poisson_nll", "poisson_nll_loss", "poisson_deviance"),
+                    "'poisson', which is half the deviance of the mean itself"),
+    **dict.fromkeys(("pinball", "pinball_loss", "mean_pinball_loss"), "'quantile'"),
+    **dict.fromkeys(("smooth_l1", "smooth_l1_loss"), "'huber'"),
+}  # fmt: skip
+"""Names of other libraries for a number that differs by a factor, or that takes other outputs."""
+
+
 def get(loss: str | Loss) -> Loss:
     """The loss of that name; a :class:`Loss` is returned as it is.
 
-    >>> get("log_loss").output
-    'sigmoid'
+    Case, hyphens and underscores do not matter, and :data:`SYNONYMS` are understood.
+
+    >>> get("log_loss").output, get("CrossEntropy").name
+    ('sigmoid', 'softmax_cross_entropy')
+    >>> get("mae")
+    Traceback (most recent call last):
+    ValueError: loss ... Did you mean 'absolute_error', which is summed over the outputs?
     """
     if isinstance(loss, Loss):
         return loss
-    if isinstance(loss, str) and loss in LOSSES:
-        return LOSSES[loss]()
-    raise ValueError(
-        f"loss must be one of {', '.join(sorted(LOSSES))}, or a Loss(value, gradient); "
-        f"got {shown(loss)}"
-    )
+    name = canonical(loss, LOSSES, SYNONYMS)
+    if name is None:
+        alternative = "a Loss(value, gradient)"
+        raise unknown("loss", loss, LOSSES, alternative, synonyms=SYNONYMS, hints=_HINTS)
+    return LOSSES[name]()
 
 
 def describe(loss: Loss) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import Any, ClassVar
 
-from portable_bp._scalars import check_hyperparameters, hyperparameter, shown
+from portable_bp._names import canonical, unknown
+from portable_bp._scalars import check_hyperparameters, hyperparameter
 from portable_bp._typing import Array, Namespace, Params
 from portable_bp.equations._elementwise import elementwise
 
@@ -240,20 +241,36 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = {
 }
 
 
+_HINTS = {
+    "gd": "'sgd' with batch_size=None",
+    "gradient_descent": "'sgd' with batch_size=None",
+    "sgdm": "'momentum'",
+    "sgd_momentum": "'momentum'",
+    "heavy_ball": "'momentum'",
+    "nag": "'nesterov'",
+    "adadelta": "'adagrad'",
+    "nadam": "'adam'",
+    "radam": "'adam'",
+    "adamax": "'adam'",
+    "amsgrad": "'adam'",
+}
+
+
 def get(optimizer: str | Optimizer) -> Optimizer:
     """The optimiser of that name with its defaults; an :class:`Optimizer` is returned as it is.
 
-    >>> get("adam").coefficients(t=1, eta=0.1)
+    Case, hyphens and underscores do not matter.
+
+    >>> get("Adam").coefficients(t=1, eta=0.1)
     (0.0316..., 3.16...e-10)
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
-        return OPTIMIZERS[optimizer]()
-    raise ValueError(
-        f"optimizer must be one of {', '.join(sorted(OPTIMIZERS))}, or an Optimizer; "
-        f"got {shown(optimizer)}"
-    )
+    name = canonical(optimizer, OPTIMIZERS, {})
+    if name is None:
+        alternative = "an Optimizer such as portable_bp.optimizers.Adam()"
+        raise unknown("optimizer", optimizer, OPTIMIZERS, alternative, hints=_HINTS)
+    return OPTIMIZERS[name]()
 
 
 def modern(description: Mapping[str, Any]) -> dict[str, Any]:

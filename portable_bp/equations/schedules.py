@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from numbers import Real
 from typing import Any, ClassVar
 
+from portable_bp._names import canonical
 from portable_bp._scalars import check_hyperparameters, count, hyperparameter, shown
 
 
@@ -182,9 +183,37 @@ def get(learning_rate: float | Schedule) -> Schedule:
     if isinstance(learning_rate, bool) or not isinstance(learning_rate, Real):
         raise TypeError(
             "learning_rate must be a positive number or a Schedule such as "
-            f"portable_bp.schedules.Cosine(1e-3); got {shown(learning_rate)}"
+            f"portable_bp.schedules.Cosine(1e-3); got {shown(learning_rate)}{_meant(learning_rate)}"
         )
     return Constant(float(learning_rate))
+
+
+_TYPED_ELSEWHERE = {
+    "cosine_annealing": "cosine",
+    "cosine_annealing_lr": "cosine",
+    "cosine_decay": "cosine",
+    "invscaling": "inverse_scaling",
+    "adaptive": "reduce_on_plateau",
+    "plateau": "reduce_on_plateau",
+    "reduce_lr_on_plateau": "reduce_on_plateau",
+    "step_lr": "step",
+    "step_decay": "step",
+    "exponential_lr": "exponential",
+    "exponential_decay": "exponential",
+    "warmup": "linear_warmup",
+    "linear_lr": "linear_warmup",
+    "one_cycle_lr": "one_cycle",
+    "constant_lr": "constant",
+}
+
+
+def _meant(value: Any) -> str:
+    """For a name or a class in place of a schedule: how the schedule is made."""
+    word = value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
+    name = canonical(word, SCHEDULES, _TYPED_ELSEWHERE)
+    if name is None:
+        return ""
+    return f". Did you mean portable_bp.schedules.{SCHEDULES[name].__name__}(1e-3)?"
 
 
 _RENAMED = {

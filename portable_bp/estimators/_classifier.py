@@ -13,6 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
+from portable_bp._names import BY_ESTIMATOR, suggests
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
 from portable_bp.equations import losses
@@ -141,6 +142,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         "class_weight": [None, dict, list, str],
     }
 
+    @suggests(BY_ESTIMATOR)
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),

@@ -12,6 +12,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
+from portable_bp._names import BY_ESTIMATOR, suggests
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import owner
@@ -101,6 +102,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         "quantile": [Interval(Real, 0, 1, closed="neither"), list, tuple],
     }
 
+    @suggests(BY_ESTIMATOR)
     def __init__(
         self,
         loss: str | Loss = "squared_error",

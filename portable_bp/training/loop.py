@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import numpy as np
 
 from portable_bp import rng
+from portable_bp._names import suggests
 from portable_bp._typing import Array, HostArray, Params, Step, Tree
 from portable_bp.backend import Backend, EagerRunner, Runner, leaves
 from portable_bp.backend.memory import translate_oom
@@ -57,6 +58,7 @@ Test: TypeAlias = "tuple[Any, HostArray, HostArray | None]"
 """Held-out features on the device or host; targets (n, k) and weights on the host."""
 
 
+@suggests()
 def fit(
     net: MLP,
     X: Any,
