@@ -7,6 +7,7 @@ A backend decides where and how fast a step runs, never what it computes. An ada
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -117,6 +118,11 @@ class Backend(ABC):
     device: Any
     index_dtype: str = "int64"
     word_dtype: str = "uint32"
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Whether the library can be imported here, usable or not; imports nothing."""
+        return importlib.util.find_spec(cls.modules[0]) is not None
 
     @classmethod
     @abstractmethod

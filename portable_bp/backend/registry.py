@@ -28,6 +28,18 @@ from portable_bp.errors import (
 
 GROUP = "portable_bp.backends"
 VARIABLE = "PORTABLE_BP_BACKEND"
+ANY_LIBRARY = ("cpu", "cuda", "gpu")
+"""Names of devices that stand for a library as well: NumPy, or the first that has a usable GPU."""
+SPELLINGS = {
+    "np": "numpy",
+    "host": "cpu",
+    "pytorch": "torch",
+    "jnp": "jax",
+    "cp": "cupy",
+    "nvidia": "cuda",
+    "array_api_strict": "strict",
+}
+"""What is suggested for other names."""
 
 _log = logging.getLogger("portable_bp")
 _current: ContextVar[Backend | None] = ContextVar("portable_bp_backend", default=None)
@@ -58,34 +70,62 @@ def available_backends() -> tuple[str, ...]:
     return tuple(spec for adapter in adapters().values() for spec in adapter.devices())
 
 
+def _by_priority() -> list[type[Backend]]:
+    """The adapters that may have an accelerator, in the order in which they are asked."""
+    return sorted((a for a in adapters().values() if a.priority > 0), key=lambda a: -a.priority)
+
+
+def _reasons() -> str:
+    """Why no adapter has an accelerator here."""
+    reasons = [a.unavailable_reason() or f"{a.name} finds no accelerator" for a in _by_priority()]
+    return "; ".join(reasons or ["no adapter for one"])
+
+
 def choose_auto() -> tuple[str, str]:
     """The spec that ``auto`` means here, and why: the first usable accelerator, else NumPy."""
-    reasons = []
-    for adapter in sorted(adapters().values(), key=lambda a: -a.priority):
-        if adapter.priority <= 0:
-            continue
-        found = adapter.accelerators()
-        if found:
-            return found[0], f"{found[0]} is the first usable accelerator"
-        reasons.append(adapter.unavailable_reason() or f"{adapter.name} finds no accelerator")
-    return "numpy", "no usable accelerator: " + "; ".join(reasons or ["no adapter for one"])
+    for adapter in _by_priority():
+        specs = adapter.accelerators()
+        if specs:
+            return specs[0], f"{specs[0]} is the first usable accelerator"
+    return "numpy", f"no usable accelerator: {_reasons()}"
+
+
+def _any_library(alias: str) -> str:
+    """The spec that ``cuda``, ``gpu``, ``cuda:1``, ``cpu`` ... means here."""
+    device, _, index = alias.partition(":")
+    if device == "cpu":
+        if index not in ("", "0"):
+            raise BackendUnavailableError(f"backend {alias!r} cannot be used: there is one CPU")
+        return "numpy"
+    specs = [spec for adapter in _by_priority() for spec in adapter.accelerators()]
+    for spec in specs:
+        if not index or spec.rpartition(":")[2] == index:
+            return spec
+    if specs:
+        raise BackendUnavailableError(
+            f"backend {alias!r} cannot be used: the accelerators here are {', '.join(specs)}"
+        )
+    installed = any(adapter.installed() for adapter in _by_priority())
+    kind = BackendUnavailableError if installed else BackendNotInstalledError
+    raise kind(f"backend {alias!r} cannot be used: {_reasons()}. {_usable()}")
 
 
 @cache
 def _load(spec: str) -> Backend:
     name, _, device = spec.partition(":")
-    known = adapters()
+    known = {key.lower(): adapter for key, adapter in adapters().items()}
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, "auto"], n=1)
+        names = sorted([*known, "auto", *ANY_LIBRARY])
+        near = difflib.get_close_matches(SPELLINGS.get(name, name), names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise BackendError(
-            f"unknown backend {spec!r}{hint} Known: {', '.join(sorted([*known, 'auto']))}. "
+            f"unknown backend {spec!r}{hint} Known: {', '.join(names)}. "
             f"Third-party backends register the entry point group {GROUP!r}."
         )
     adapter = known[name]
     reason = adapter.unavailable_reason()
     if reason:
-        kind = BackendNotInstalledError if "not installed" in reason else BackendUnavailableError
+        kind = BackendUnavailableError if adapter.installed() else BackendNotInstalledError
         raise kind(f"backend {spec!r} cannot be used: {reason}. {_usable()}")
     try:
         return adapter.from_device(device)
@@ -100,13 +140,19 @@ def _usable() -> str:
 
 
 def get_backend(spec: str | Backend) -> Backend:
-    """The backend for a name such as ``"numpy"``, ``"cupy:1"``, ``"torch:cuda:0"`` or ``"auto"``.
+    """The backend for a name such as ``"numpy"``, ``"cupy:1"``, ``"torch:cuda:0"`` or ``"cuda"``.
 
     Parameters
     ----------
     spec : str or Backend
-        ``library[:device]``; ``"auto"`` takes the first usable accelerator, else NumPy, and logs
-        the choice to the logger ``portable_bp``. A Backend is returned as it is.
+        ``library[:device]``. ``"cuda"`` and ``"gpu"`` take the first usable GPU of any library,
+        ``"cuda:1"`` the second, ``"cpu"`` is NumPy; ``"auto"`` takes the first usable accelerator,
+        else NumPy, and logs the choice to the logger ``portable_bp``. Case and blanks do not matter.
+        A Backend is returned as it is.
+
+    Returns
+    -------
+    Backend
 
     Raises
     ------
@@ -123,9 +169,13 @@ def get_backend(spec: str | Backend) -> Backend:
         return spec
     if not isinstance(spec, str):
         raise TypeError(f"backend must be a string such as 'numpy' or 'cupy:0', got {spec!r}")
+    spec = "".join(spec.split()).lower()
     if spec == "auto":
         spec, why = choose_auto()
         _log.info("backend auto: %s", why)
+    elif spec.partition(":")[0] in ANY_LIBRARY:
+        alias, spec = spec, _any_library(spec)
+        _log.info("backend %s: %s", alias, spec)
     return _load(spec)
 
 
@@ -185,4 +235,9 @@ def resolve(backend: str | Backend | None, *arrays: Any) -> Backend:
     found = backend_of(*arrays) or _current.get()
     if found is not None:
         return found
-    return get_backend(os.environ.get(VARIABLE) or "numpy")
+    spec = os.environ.get(VARIABLE, "").strip()
+    try:
+        return get_backend(spec or "numpy")
+    except BackendError as error:
+        error.args = (f"the environment variable {VARIABLE} is {spec!r}: {error}",)
+        raise

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import portable_bp
-from portable_bp.backend import registry
+from portable_bp.backend import Backend, registry
 from portable_bp.errors import (
     BackendError,
     BackendNotInstalledError,
@@ -44,6 +44,85 @@ def test_unknown_name_suggests_the_near_one():
         portable_bp.get_backend("cuppy")
     with pytest.raises(TypeError, match="backend must be a string"):
         portable_bp.get_backend(3)
+
+
+@pytest.mark.parametrize("spec", ["cpu", "CPU", " cpu ", "cpu:0", "NumPy", "numpy "])
+def test_the_cpu_is_numpy(spec, monkeypatch):
+    assert portable_bp.get_backend(spec).spec == "numpy"
+    with portable_bp.use_backend("torch"), portable_bp.use_backend(spec):
+        assert registry.resolve(None).spec == "numpy"
+    monkeypatch.setenv(registry.VARIABLE, spec)
+    assert registry.resolve(None).spec == "numpy"
+    assert portable_bp.get_backend("Torch: CPU").spec == "torch"
+
+
+class Gpu(Backend):
+    """A library with two GPUs, told by their names."""
+
+    name = "other"
+    modules = ("numpy",)
+    priority = 5
+    unavailable_reason = classmethod(lambda cls: None)
+    devices = accelerators = classmethod(lambda cls: ("other:cuda:0", "other:cuda:1"))
+    from_device = classmethod(lambda cls, device: cls(device))
+    spec_of = asarray = to_numpy = None
+
+    def __init__(self, device):
+        self.spec = f"other:{device}"
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """``gpus(adapters)``: the world has these adapters."""
+
+    def set_(adapters):
+        monkeypatch.setattr(registry, "adapters", lambda: adapters)
+        registry._load.cache_clear()
+
+    yield set_
+    monkeypatch.undo()
+    registry._load.cache_clear()
+
+
+def test_cuda_and_gpu_are_the_first_usable_gpu(gpus):
+    first = type("First", (Gpu,), {"name": "first", "priority": 9})
+    first.accelerators = classmethod(lambda cls: ())
+    gpus({"numpy": registry.adapters()["numpy"], "first": first, "other": Gpu})
+    for spec in ("cuda", "CUDA", " gpu", "GPU:0", "cuda:0", "auto"):
+        assert portable_bp.get_backend(spec).spec == "other:cuda:0"
+    assert portable_bp.get_backend("cuda:1").spec == "other:cuda:1"
+    with portable_bp.use_backend("gpu"):
+        assert registry.resolve(None).spec == "other:cuda:0"
+    with pytest.raises(BackendUnavailableError, match=r"'cuda:2'.*here are other:cuda:0"):
+        portable_bp.get_backend("cuda:2")
+
+
+def test_cuda_where_there_is_none_says_what_is_missing(gpus):
+    """Which error is decided by what is installed, not by the words of the reason."""
+    none = type("Gone", (Gpu,), {"name": "gone", "modules": ("no_such_library_at_all",)})
+    none.accelerators = classmethod(lambda cls: ())
+    none.unavailable_reason = classmethod(lambda cls: "get it from example")
+    numpy = registry.adapters()["numpy"]
+    gpus({"numpy": numpy, "gone": none})
+    for spec in ("cuda", "gpu:1", "gone"):
+        with pytest.raises(BackendNotInstalledError, match=r"get it from example\. Usable here"):
+            portable_bp.get_backend(spec)
+    broken = type("Broken", (none,), {"modules": ("numpy",)})
+    broken.unavailable_reason = classmethod(lambda cls: "the driver is not installed")
+    gpus({"numpy": numpy, "gone": none, "broken": broken})
+    for spec in ("cuda", "broken"):
+        with pytest.raises(BackendUnavailableError, match="the driver is not installed"):
+            portable_bp.get_backend(spec)
+
+
+def test_a_bad_name_in_the_environment_names_the_variable(monkeypatch):
+    monkeypatch.setenv(registry.VARIABLE, "pytorch")
+    with pytest.raises(
+        BackendError, match=r"PORTABLE_BP_BACKEND is 'pytorch'.*did you mean 'torch'"
+    ):
+        registry.resolve(None)
+    monkeypatch.setenv(registry.VARIABLE, " ")
+    assert registry.resolve(None).spec == "numpy"
 
 
 def test_device_that_does_not_exist():
@@ -249,3 +328,14 @@ def test_asarray_and_to_numpy_are_private_copies(spec):
         assert back.dtype == np.float32
         back[...] = -1
         np.testing.assert_array_equal(backend.to_numpy(array), expected)
+
+
+def test_the_estimators_take_the_same_names():
+    from portable_bp.estimators import MLPRegressor
+
+    X, y = np.eye(4, dtype="float32"), np.arange(4.0)
+    model = MLPRegressor(2, max_iter=2, device=" CPU", tol=10.0).fit(X, y)
+    assert registry.backend_of(model.coefs_[0]) is None
+    if not any(a.accelerators() for a in registry.adapters().values()):
+        with pytest.raises(BackendError, match="'cuda' cannot be used"):
+            MLPRegressor(2, device="cuda").fit(X, y)

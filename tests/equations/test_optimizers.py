@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -210,6 +212,55 @@ def test_whole_runs_equal_those_of_torch(name, schedule):
         assert model.history["learning_rate"][-1] < 0.05
     for p, t in zip((p for pair in model.params for p in pair), wanted, strict=True):
         np.testing.assert_allclose(p, t, rtol=1e-8, atol=1e-10)
+
+
+@dataclass(frozen=True)
+class Lion(optimizers.Optimizer):
+    """Somebody's own: new numbers, one with a range and one without."""
+
+    name: ClassVar[str] = "lion"
+    momentum: float = optimizers.hyperparameter(0.9, low=0, high=1, open_high=True)
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Sawtooth(schedules.Schedule):
+    name: ClassVar[str] = "sawtooth"
+    teeth: int = schedules.count(3, least=1)
+    depth: float = 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Lion(momentum=7), r"momentum must be a number in \[0, 1\), got 7"),
+        (lambda: Lion(epsilon=math.nan), "epsilon must be a number"),
+        (lambda: Lion(epsilon="1e-8"), "epsilon must be a number, got '1e-8'"),
+        (lambda: Sawtooth(0.1, teeth=0), "teeth must be at least 1, got 0"),
+        (lambda: Sawtooth(0.1, teeth=2.5), "teeth must be an integer, got 2.5"),
+        (lambda: Sawtooth(0.1, depth=math.inf), "depth must be a number"),
+        (lambda: Sawtooth(-1), r"learning_rate must be a number in \(0, inf\), got -1"),
+    ],
+)
+def test_numbers_of_a_subclass_have_a_range(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+def test_old_names_of_a_schedule_still_load():
+    old = {"name": "one_cycle", "rate": 0.1, "rise": 0.3, "start": 25.0, "end": 1e4,
+           "total_steps": None}  # fmt: skip
+    assert schedules.modern(old) == schedules.describe(schedules.OneCycle(0.1))
+    assert schedules.modern({"name": "step", "rate": 0.1, "every": 5, "gamma": 0.1}) == (
+        schedules.describe(schedules.StepDecay(0.1, 5))
+    )
+    old = {"name": "reduce_on_plateau", "rate": 0.1, "factor": 0.1, "patience": 10,
+           "threshold": 1e-4, "minimum": 0.0}  # fmt: skip
+    assert schedules.modern(old) == schedules.describe(schedules.ReduceOnPlateau(0.1))
+    adamw = optimizers.describe(optimizers.AdamW())
+    old = {"decay" if k == "weight_decay" else k: v for k, v in adamw.items()}
+    assert optimizers.modern(old) == adamw
+    assert all(schedules.modern(d) == d for d in (schedules.describe(schedules.Cosine(0.1)),))
 
 
 def test_every_schedule_is_positive_over_its_run():
