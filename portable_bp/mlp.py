@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from portable_bp._typing import Array, HostArray, Params
 from portable_bp.backend import Backend, leaves, memory
 from portable_bp.backend.registry import owner, resolve
 from portable_bp.equations import activations, initializers, losses, network
+from portable_bp.equations._named import is_builtin, make
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.errors import OutOfMemoryError
@@ -195,7 +196,7 @@ class MLP:
             (self.loss, losses.LOSSES),
         ]
         for part, table in tables:
-            if not _is_own(part, table):
+            if not is_builtin(part, table):
                 raise ValueError(
                     f"{part.name!r} is not one of portable_bp's own ({', '.join(sorted(table))}): "
                     "a file keeps names, not functions"
@@ -215,9 +216,9 @@ class MLP:
     def from_description(cls, description: Mapping[str, Any]) -> MLP:
         """The inverse of :meth:`describe`; names are looked up in fixed tables."""
         d = dict(description)
-        d["hidden"] = [_from_table(activations.ACTIVATIONS, a) for a in d["hidden"]]
-        d["output"] = _from_table(activations.ACTIVATIONS, d["output"])
-        d["loss"] = _from_table(losses.LOSSES, d["loss"])
+        d["hidden"] = [make(activations.ACTIVATIONS, a) for a in d["hidden"]]
+        d["output"] = make(activations.ACTIVATIONS, d["output"])
+        d["loss"] = make(losses.LOSSES, d["loss"])
         return cls(**d)
 
     def init(
@@ -405,30 +406,6 @@ class MLP:
                     for pair in params
                 )
         return backend, name, params
-
-
-def _is_own(part: Activation | Loss, table: Mapping[str, Callable[..., Any]]) -> bool:
-    """Whether ``part`` is what the table makes of its name, not a user's that borrows the name."""
-    if part.name not in table:
-        return False
-    try:
-        made = table[part.name](**part.parameters)
-    except TypeError:
-        return False
-    return _functions(part) == _functions(made)
-
-
-def _functions(part: Activation | Loss) -> list[Any]:
-    """The code of each: what stays the same when a function is made anew."""
-    return [getattr(f, "__code__", f) for f in vars(part).values() if callable(f)]
-
-
-def _from_table(table: Mapping[str, Callable[..., Any]], description: Mapping[str, Any]) -> Any:
-    parameters = dict(description)
-    name = parameters.pop("name")
-    if name not in table:
-        raise ValueError(f"unknown name {name!r}; known are: {', '.join(sorted(table))}")
-    return table[name](**parameters)
 
 
 def as_pairs(params: Any, name: str = "params") -> Params:

@@ -7,6 +7,7 @@ host data: they never decide.
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 import logging
 import os
@@ -127,12 +128,18 @@ def _load(spec: str) -> Backend:
     if reason:
         kind = BackendUnavailableError if adapter.installed() else BackendNotInstalledError
         raise kind(f"backend {spec!r} cannot be used: {reason}. {_usable()}")
+    # A pickle keeps the name; a copy is the backend itself, which has to be one for each device.
+    copyreg.pickle(adapter, _reduced)
     try:
         return adapter.from_device(device)
     except ValueError as error:
         raise BackendUnavailableError(
             f"backend {spec!r} cannot be used: {error}. {_usable()}"
         ) from None
+
+
+def _reduced(backend: Backend) -> tuple[Any, ...]:
+    return get_backend, (backend.spec,)
 
 
 def _usable() -> str:

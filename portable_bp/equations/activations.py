@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from portable_bp._names import canonical, unknown
 from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace
 from portable_bp.equations._elementwise import Bound, elementwise
+from portable_bp.equations._named import ByName
+from portable_bp.equations._named import describe as describe
 from portable_bp.equations.special import erfc
 
 Function = Callable[[Array, Namespace], Array]
@@ -25,7 +26,7 @@ Pullback = Callable[[Array, Array, Array, Namespace], Array]
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(ByName):
     """An activation function ``f`` and its derivative ``df``; a user's own is as good as ours.
 
     Parameters
@@ -55,6 +56,10 @@ class Activation:
     name: str = "custom"
     pullback: Pullback | None = None
     parameters: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def _table(cls) -> Mapping[str, Callable[..., Activation]]:
+        return ACTIVATIONS
 
     def __post_init__(self) -> None:
         if not callable(self.f):
@@ -359,8 +364,3 @@ def get(activation: str | Activation, argument: str = "activation") -> Activatio
             argument, activation, ACTIVATIONS, alternative, synonyms=SYNONYMS, hints=_HINTS
         )
     return ACTIVATIONS[name]()
-
-
-def describe(activation: Activation) -> dict[str, Any]:
-    """Name and parameters, as a file keeps them."""
-    return {"name": activation.name, **activation.parameters}

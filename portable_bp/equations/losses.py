@@ -20,6 +20,8 @@ from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace
 from portable_bp.equations import activations
 from portable_bp.equations._elementwise import Bound, elementwise
+from portable_bp.equations._named import ByName
+from portable_bp.equations._named import describe as describe
 from portable_bp.equations.activations import Activation
 
 TARGETS = ("real", "binary", "class", "count")
@@ -28,7 +30,7 @@ Term = Callable[[Array, Array, Namespace], Array]
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(ByName):
     """A loss as a function of the outputs, and its gradient; a user's own is as good as ours.
 
     Parameters
@@ -62,6 +64,10 @@ class Loss:
     from_logits: Term | None = None
     target: str = "real"
     parameters: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def _table(cls) -> Mapping[str, Callable[..., Loss]]:
+        return LOSSES
 
     def __post_init__(self) -> None:
         for part in ("value", "gradient"):
@@ -368,8 +374,3 @@ def get(loss: str | Loss) -> Loss:
         alternative = "a Loss(value, gradient)"
         raise unknown("loss", loss, LOSSES, alternative, synonyms=SYNONYMS, hints=_HINTS)
     return LOSSES[name]()
-
-
-def describe(loss: Loss) -> dict[str, Any]:
-    """Name and parameters, as a file keeps them."""
-    return {"name": loss.name, **loss.parameters}

@@ -7,12 +7,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from portable_bp._typing import Params
+from portable_bp._typing import Params, Tree
+from portable_bp.backend import Backend, leaves, map_leaves
+from portable_bp.backend.registry import resolve
 from portable_bp.inputs import checks
 from portable_bp.training.history import History
 
 if TYPE_CHECKING:
     from portable_bp.mlp import MLP
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Parameters that stay as they were, as :attr:`EpochEnd.params` gives them."""
+
+    params: Tree
+    backend: Backend
+
+    def __call__(self) -> Params:
+        with self.backend.scope():
+            params: Params = map_leaves(self.backend.asarray, self.params)
+            return params
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,14 @@ class EpochEnd:
     network: MLP
     params: Callable[[], Params]
     """Call it for a private copy of the parameters as they are now."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickle cannot hold the run: it holds the parameters as they are now.
+        params = self.params()
+        backend = resolve(None, *leaves(params))
+        with backend.scope():
+            host = map_leaves(backend.to_numpy, params)
+        return {**self.__dict__, "params": _Kept(host, backend)}
 
 
 class Callback(Protocol):

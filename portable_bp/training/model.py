@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from portable_bp._typing import Array, HostArray, Params
-from portable_bp.backend import Backend
+from portable_bp.backend import Backend, map_leaves
 from portable_bp.backend.memory import Result, translate_oom
 from portable_bp.backend.registry import get_backend, owner, resolve
+from portable_bp.errors import BackendError
 from portable_bp.inputs import checks, examples
 from portable_bp.inputs.transfer import dtype_name
 from portable_bp.mlp import MLP
 from portable_bp.training import blocks
 from portable_bp.training.history import History
 from portable_bp.training.metrics import metric
+
+HostParams: TypeAlias = "tuple[tuple[HostArray, HostArray], ...]"
 
 
 @dataclass(eq=False)
@@ -123,6 +128,46 @@ class Model:
     def _dtype(self) -> str:
         return dtype_name(self.params[0][0])
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Parameters as NumPy arrays beside the name of their backend, so that a model from a GPU can
+        # be opened where there is none.
+        return {
+            **self.__dict__,
+            "params": self._host_params(),
+            "backend": self.backend.spec,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        backend = get_backend("numpy")
+        try:
+            backend = get_backend(state["backend"])
+            params = _placed(state["params"], backend)
+        except (BackendError, TypeError, ValueError) as error:
+            warnings.warn(
+                f"the model was on {state['backend']}, which cannot be used here ({error}); it was "
+                "loaded to NumPy",
+                UserWarning,
+                stacklevel=2,
+            )
+            backend = get_backend("numpy")
+            params = _placed(state["params"], backend)
+        self.__dict__.update(state, params=params, backend=backend)
+
+    def __copy__(self) -> Model:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        with self.backend.scope():
+            params: Any = map_leaves(self.backend.copy, self.params)
+        rest = {name: deepcopy(value, memo) for name, value in self.__dict__.items()
+                if name not in ("params", "backend")}  # fmt: skip
+        return replace(self, params=params, **rest)
+
+    def _host_params(self) -> HostParams:
+        with self.backend.scope():
+            host: HostParams = map_leaves(self.backend.to_numpy, self.params)
+            return host
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file; :func:`portable_bp.load` reads it on any backend.
 
@@ -143,11 +188,13 @@ class Model:
     def to(self, backend: str | Backend) -> Model:
         """The same model on another backend."""
         there = get_backend(backend)
-        with self.backend.scope():
-            host = [[self.backend.to_numpy(p) for p in pair] for pair in self.params]
-        with there.scope():
-            params = tuple((there.asarray(W), there.asarray(b)) for W, b in host)
-        return Model(self.net, params, there, self.history, self.stopped, self.best_epoch)
+        return replace(self, params=_placed(self._host_params(), there), backend=there)
+
+
+def _placed(params: HostParams, backend: Backend) -> Params:
+    with backend.scope():
+        placed: Params = map_leaves(backend.asarray, params)
+        return placed
 
 
 def _check_block(block: HostArray, first: int) -> None:
