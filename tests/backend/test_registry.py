@@ -334,8 +334,8 @@ def test_the_estimators_take_the_same_names():
     from portable_bp.estimators import MLPRegressor
 
     X, y = np.eye(4, dtype="float32"), np.arange(4.0)
-    model = MLPRegressor(2, max_iter=2, device=" CPU", tol=10.0).fit(X, y)
+    model = MLPRegressor(hidden_layer_sizes=2, max_iter=20, device=" CPU", tol=1e9).fit(X, y)
     assert registry.backend_of(model.coefs_[0]) is None
     if not any(a.accelerators() for a in registry.adapters().values()):
         with pytest.raises(BackendError, match="'cuda' cannot be used"):
-            MLPRegressor(2, device="cuda").fit(X, y)
+            MLPRegressor(device="cuda").fit(X, y)
