@@ -104,7 +104,7 @@ def deltas(
     xp: Namespace,
     masks: Masks = (),
 ) -> tuple[Array, ...]:
-    """``delta^1 .. delta^L`` by the delta rule; nothing is computed for the input layer."""
+    """``delta^l`` of every layer by the delta rule; nothing is computed for the input layer."""
     z, a = cache.z, cache.outputs
     delta = losses.output_delta(eq.loss, eq.activations[-1], z[-1], a[-1], y, xp) * share
     found = [delta]

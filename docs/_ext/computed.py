@@ -1,0 +1,74 @@
+"""What the pages take from the program: numbers, figures, the API pages, the explorer.
+
+A page whose first lines say ``computed: true`` is a Jinja template before it is Markdown, with
+``<< name >>`` for a value and ``<% ... %>`` for a statement. :func:`names` is what it may use.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import api
+import figures
+import jinja2
+import numbers_of_the_example as numbers
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = "https://github.com/portable-bp/portable-bp/blob/main/"
+
+_jinja = jinja2.Environment(
+    variable_start_string="<<",
+    variable_end_string=">>",
+    block_start_string="<%",
+    block_end_string="%>",
+    comment_start_string="<#",
+    comment_end_string="#>",
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+    autoescape=False,
+)
+
+
+@cache
+def names() -> dict[str, Any]:
+    """Everything that a computed page may name."""
+    return {**numbers.names(), "figure": figures.as_markdown, "speed": numbers.speed}
+
+
+def render(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Fill in a computed page; lead links out of ``docs/`` to the repository."""
+    page = source[0]
+    if re.match(r"---\n(?:.*\n)*?computed: true\n", page):
+        page = _jinja.from_string(page).render(names())
+    source[0] = re.sub(r"\]\(\.\./(?!benchmarks/results/\w+\.png)([^)]+)\)", rf"]({REPOSITORY}\1)", page)
+
+
+def generate(app: Sphinx, config: Any) -> None:
+    """Files that the build reads: one API page for each room, and the explorer."""
+    folder = Path(app.srcdir) / "_generated"
+    shutil.rmtree(folder, ignore_errors=True)
+    api.write(Path(app.srcdir) / "api")
+    extra = folder / "extra"
+    extra.mkdir(parents=True)
+    try:
+        from portable_bp import explorer
+    except ImportError:
+        return
+    (extra / "explorer-page.html").write_text(explorer.page(), encoding="utf-8")
+
+
+def skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the methods that scikit-learn makes for metadata routing: they link into its own site."""
+    return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else None
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("config-inited", generate)
+    app.connect("source-read", render)
+    app.connect("autodoc-skip-member", skip)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
