@@ -8,12 +8,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # One BLAS thread per test worker: two workers on two cores do not fight for them.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: train test test-all lint mutants bench clean
+.PHONY: train test test-all lint mutants bench docs docs-smoke docs-test clean
 
 train: $(VENV)/.cli
 	$(BIN)/portable-bp train digits
 
-test: $(VENV)/.test lint
+test: $(VENV)/.test lint docs-smoke
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.test lint
@@ -24,6 +24,19 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site; a warning is an error. The pages work from the folder, without a network.
+docs: $(VENV)/.test
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+# Everything that can be wrong with a page, without running its code or the gallery.
+docs-smoke: $(VENV)/.test
+	$(BIN)/python -m sphinx -q -W --keep-going -b dummy -D plot_gallery=0 -D nb_execution_mode=off -d docs/_build/smoke docs docs/_build/smoke
+
+# The built site in a browser: needs Debian's chromium, or CHROMIUM=/path/to/it.
+docs-test: docs
+	PORTABLE_BP_DOCS=required $(PYTEST) tests/docs
 
 mutants: $(VENV)/.test
 	$(BIN)/python tools/mutants.py
@@ -48,4 +61,4 @@ $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/_generated docs/api docs/gallery *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+import numbers_of_the_example
 import portable_bp
 from portable_bp import worked_example
 from portable_bp.equations import activations, losses, optimizers
@@ -230,7 +231,7 @@ def draw_losses() -> str:
             ("squared_error", "half squared error", BACK), ("log_loss", "log loss", FORTH),
         ):  # fmt: skip
             loss = losses.get(name)
-            left.plot(z, losses.terms(loss, sigmoid, z, o, y, np), color=colour, label=label)
+            left.plot(z, losses.elementwise_loss(loss, sigmoid, z, o, y, np), color=colour, label=label)
             right.plot(z, losses.output_delta(loss, sigmoid, z, o, y, np), color=colour, label=label)
         left.set(xlabel="net input z", title="loss")
         right.set(xlabel="net input z", title="output delta dE/dz")
@@ -283,3 +284,72 @@ def draw_vanishing() -> str:
         ax.legend()
 
     return _plot(6.2, 3.0, draw, "size of the delta by layer")
+
+
+@cache
+def draw_equivalence() -> str:
+    """How far the float32 gradients of each library are from float64 NumPy, in units of roundoff."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(64, 32)), rng.integers(0, 8, 64)
+    names = ("sigmoid", "tanh", "relu", "softplus", "gelu", "silu", "mish")
+    specs = [s for s in ("numpy", "torch", "jax") if s in portable_bp.available_backends()]
+    errors: dict[str, list[float]] = {spec: [] for spec in specs}
+    for name in names:
+        net = portable_bp.MLP([32, 64, 64, 8], hidden=name, loss="softmax_cross_entropy")
+        start = net.init(seed=1)
+        wide = tuple((np.asarray(W, "float64"), np.asarray(b, "float64")) for W, b in start)
+        exact_x = X.astype("float32").astype("float64")
+        _, exact = net.loss_and_gradients(wide, exact_x, y)
+        for spec in specs:
+            backend = portable_bp.get_backend(spec)
+            with backend.scope():
+                _, grads = net.loss_and_gradients(
+                    net.init(seed=1, backend=spec), backend.asarray(X, "float32"), y
+                )
+                pairs = [
+                    (backend.to_numpy(g).astype("float64"), e)
+                    for layer, truth in zip(grads, exact, strict=True)
+                    for g, e in zip(layer, truth, strict=True)
+                ]
+            worst = max(float(np.linalg.norm(g - e) / np.linalg.norm(e)) for g, e in pairs)
+            errors[spec].append(worst / 2**-24)
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        at = np.arange(len(names))
+        for i, (spec, values) in enumerate(errors.items()):
+            ax.bar(at + 0.26 * (i - 1), values, 0.24, label=spec)
+        ax.set_xticks(at, names)
+        ax.set_ylabel("relative error / roundoff")
+        ax.legend(ncols=3)
+
+    return _plot(7.6, 2.8, draw, "gradients compared in units of roundoff")
+
+
+@cache
+def draw_speed() -> str:
+    """The committed record of the benchmarks: the time of a step beside that of peers."""
+    from benchmarks.plots import STYLE
+    from benchmarks.race import ratio
+    from benchmarks.tables import of_optimizer, shape
+
+    entries = of_optimizer(numbers_of_the_example.speed()["training"]["cases"], "adam")
+    peers = [name for name in STYLE if not name.startswith("ours") and name != "floor"]
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        for name in peers:
+            colour, mark = STYLE[name]
+            found = [(r[0], -i) for i, e in enumerate(entries) if (r := ratio(e, name, "ours numpy"))]
+            if found:
+                ax.plot(*zip(*found, strict=True), mark, color=colour, label=name, ms=7)
+        ax.axvline(1, color=FORTH, lw=1)
+        ax.set_xscale("log")
+        ticks = (0.2, 0.5, 1, 2, 5, 10, 20)
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_yticks([-i for i in range(len(entries))], [shape(e) for e in entries])
+        ax.set_xlabel("time per step / ours on NumPy")
+        ax.grid(axis="x", alpha=0.3)
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return _plot(8.4, 3.6, draw, "time per step beside peers")

@@ -56,7 +56,7 @@ def _general(trace: worked_example.Trace) -> dict[str, Any]:
         "dl": float(loss.gradient(o, y, np)[0, 0]),
         "df": float(last.df(z, o, np)[0, 0]),
         "long": float(losses.general_delta(loss, last, z, o, y, np)[0, 0]),
-        "short": float(losses.short_delta(o, y)[0, 0]),
+        "short": float(losses.canonical_delta(o, y)[0, 0]),
     }
 
 
@@ -70,7 +70,7 @@ def _softmax() -> dict[str, Any]:
         "z": z, "y": y, "o": o, "jacobian": jacobian,
         "gradient": loss.gradient(o, y, np),
         "long": losses.general_delta(loss, last, z, o, y, np),
-        "short": losses.short_delta(o, y),
+        "short": losses.canonical_delta(o, y),
         "loss": float(np.sum(loss.from_logits(z, y, np))),
     }  # fmt: skip
 
