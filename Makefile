@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(
 train: $(VENV)/.cli
 	$(BIN)/portable-bp train digits
 
-test: $(VENV)/.test lint docs-smoke
+test: $(VENV)/.test lint
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.test lint

@@ -41,7 +41,14 @@ _tex_svg = _mathjax / "static" / "mathjax" / "tex-svg.js"
 mathjax_path = "tex-svg.js"
 mathjax3_config = {"options": {"enableMenu": False}}
 
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "attrs_inline", "attrs_block"]
+myst_enable_extensions = [
+    "amsmath",
+    "colon_fence",
+    "deflist",
+    "dollarmath",
+    "attrs_inline",
+    "attrs_block",
+]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
 nb_execution_mode = "cache"
@@ -77,7 +84,19 @@ sphinx_gallery_conf = {
 html_context = {"default_mode": "auto"}
 html_theme = "pydata_sphinx_theme"
 html_title = "portable_bp"
-html_sidebars = {name: [] for name in ("index", "backpropagation", "explorer", "start", "faq", "how-to-choose", "glossary", "bibliography")}
+html_sidebars = {
+    name: []
+    for name in (
+        "index",
+        "backpropagation",
+        "explorer",
+        "start",
+        "faq",
+        "how-to-choose",
+        "glossary",
+        "bibliography",
+    )
+}
 html_static_path = ["_static", str(_tex_svg)]
 html_css_files = ["site.css"]
 html_extra_path = ["_generated/extra"]

@@ -58,7 +58,16 @@ def _page(name: str, module: ModuleType, title: str, seen: dict[int, str]) -> st
     elsewhere = {n: seen[id(v)] for n, v in found.items() if _group(v) and id(v) in seen}
     found = {n: v for n, v in found.items() if n not in elsewhere}
     seen.update((id(v), f"{name}.{n}") for n, v in found.items() if _group(v))
-    lines = [title, "=" * len(title), "", f".. automodule:: {name}", "   :no-members:", "", f".. currentmodule:: {name}", ""]
+    lines = [
+        title,
+        "=" * len(title),
+        "",
+        f".. automodule:: {name}",
+        "   :no-members:",
+        "",
+        f".. currentmodule:: {name}",
+        "",
+    ]
     for heading, directive in _GROUPS:
         entries = [n for n, value in found.items() if _group(value) == heading]
         if not entries:
@@ -69,7 +78,11 @@ def _page(name: str, module: ModuleType, title: str, seen: dict[int, str]) -> st
     if elsewhere:
         links = (f"* ``{n}``: see :obj:`{full}`" for n, full in elsewhere.items())
         lines += ["Described elsewhere", "-------------------", "", *links, ""]
-    tables = [n for n, v in vars(module).items() if n.isupper() and not n.startswith("_") and isinstance(v, dict)]
+    tables = [
+        n
+        for n, v in vars(module).items()
+        if n.isupper() and not n.startswith("_") and isinstance(v, dict)
+    ]
     if tables:
         lines += ["Tables", "------", "", *(f".. autodata:: {n}\n   :no-value:\n" for n in tables)]
     return "\n".join(lines) + "\n"

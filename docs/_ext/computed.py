@@ -45,7 +45,9 @@ def render(app: Sphinx, docname: str, source: list[str]) -> None:
     page = source[0]
     if re.match(r"---\n(?:.*\n)*?computed: true\n", page):
         page = _jinja.from_string(page).render(names())
-    source[0] = re.sub(r"\]\(\.\./(?!benchmarks/results/\w+\.png)([^)]+)\)", rf"]({REPOSITORY}\1)", page)
+    source[0] = re.sub(
+        r"\]\(\.\./(?!benchmarks/results/\w+\.png)([^)]+)\)", rf"]({REPOSITORY}\1)", page
+    )
 
 
 def generate(app: Sphinx, config: Any) -> None:
@@ -63,7 +65,7 @@ def generate(app: Sphinx, config: Any) -> None:
 
 
 def skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out the methods that scikit-learn makes for metadata routing: they link into its own site."""
+    """Leave out what scikit-learn makes for metadata routing: it links into its own site."""
     return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else None
 
 

@@ -7,13 +7,14 @@ import io
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
+import numbers_of_the_example
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-import numbers_of_the_example
 import portable_bp
 from portable_bp import worked_example
 from portable_bp.equations import activations, losses, optimizers
@@ -90,14 +91,14 @@ def draw_network() -> str:
         letter = "x" if l == 0 else "a" if l < len(columns) - 1 else "o"
         for j, value in enumerate(values[0]):
             x, y = xs[l], rows[values.shape[1]][j]
-            parts.append(
-                f'<circle cx="{x}" cy="{y}" r="30" fill="none" stroke="currentColor" stroke-width="1.5"/>'
-            )
+            parts.append(f'<circle cx="{x}" cy="{y}" r="30" fill="none" stroke="currentColor"/>')
             parts.append(_text(x, y - 8, f"{letter}{j + 1 if values.shape[1] > 1 else ''}", "", 12))
             parts.append(_text(x, y + 9, f"{value:.4g}", "", 13))
     for l, name in enumerate(("inputs", "layer 1", "layer 2", "layer 3 = L")):
         parts.append(_text(xs[l], 255, name, "soft", 12))
-    return _svg(670, 275, "A network with two inputs, two hidden layers of two units, one output", parts)
+    return _svg(
+        670, 275, "A network with two inputs, two hidden layers of two units, one output", parts
+    )
 
 
 @cache
@@ -122,8 +123,7 @@ def draw_flow() -> str:
         parts.append(_text(x, 128, f"δ = {rule}", "back", 13))
         size = trace.delta_sizes[l - 1]
         parts.append(_text(x, 152, f"mean |δ| = {size:.4f}", "back", 12))
-    ends = [0, *[x for x in xs], 640]
-    for left, right in zip(ends[:-1], ends[1:], strict=True):
+    for left, right in pairwise([0, *xs, 640]):
         a = left + (60 if left else 5)
         b = right - (60 if right != 640 else 50)
         if b - a < 15:
@@ -131,7 +131,11 @@ def draw_flow() -> str:
         parts.append(_line(a, 80, b, 80, "forth", tip))
         if left:
             parts.append(_line(b, 138, a, 138, "back", tip))
-    parts += [_text(14, 62, "x", "forth"), _text(618, 80, "o", "forth"), _text(620, 138, "E(o, y)", "back")]
+    parts += [
+        _text(14, 62, "x", "forth"),
+        _text(618, 80, "o", "forth"),
+        _text(620, 138, "E(o, y)", "back"),
+    ]
     for x in xs:
         parts.append(_line(x, 177, x, 203, "back", tip))
         parts.append(_text(x, 217, "dE/dW = aᵀ δ", "back", 12))
@@ -148,7 +152,9 @@ def _both(ax: Any, net: portable_bp.MLP, X: Any, y: Any, w: Any, b: Any) -> Any:
     return grid
 
 
-def _descend(net: portable_bp.MLP, params: Any, X: Any, y: Any, size: int, steps: int, rate: float) -> Any:
+def _descend(
+    net: portable_bp.MLP, params: Any, X: Any, y: Any, size: int, steps: int, rate: float
+) -> Any:
     rng, path, order = np.random.default_rng(3), [], []
     for _ in range(steps):
         path.append([float(p.ravel()[0]) for p in params[0]])
@@ -156,7 +162,9 @@ def _descend(net: portable_bp.MLP, params: Any, X: Any, y: Any, size: int, steps
             order = [*order, *rng.permutation(len(X))]
         rows, order = order[:size], order[size:]
         _, grads = net.loss_and_gradients(params, X[rows], y[rows])
-        params = tuple((W - rate * dW, c - rate * db) for (W, c), (dW, db) in zip(params, grads, strict=True))
+        params = tuple(
+            (W - rate * dW, c - rate * db) for (W, c), (dW, db) in zip(params, grads, strict=True)
+        )
     return np.asarray(path)
 
 
@@ -193,7 +201,11 @@ def draw_optimizers() -> str:
     def loss(u: float, v: float) -> float:
         return float(net.loss_and_gradients(((np.asarray([[u], [v]]), np.zeros(1)),), X, y)[0])
 
-    ways = (("gradient descent", "sgd", 0.6), ("momentum", "momentum", 0.15), ("Adam", "adam", 0.15))
+    ways = (
+        ("gradient descent", "sgd", 0.6),
+        ("momentum", "momentum", 0.15),
+        ("Adam", "adam", 0.15),
+    )
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 3, sharey=True)
@@ -231,8 +243,12 @@ def draw_losses() -> str:
             ("squared_error", "half squared error", BACK), ("log_loss", "log loss", FORTH),
         ):  # fmt: skip
             loss = losses.get(name)
-            left.plot(z, losses.elementwise_loss(loss, sigmoid, z, o, y, np), color=colour, label=label)
-            right.plot(z, losses.output_delta(loss, sigmoid, z, o, y, np), color=colour, label=label)
+            left.plot(
+                z, losses.elementwise_loss(loss, sigmoid, z, o, y, np), color=colour, label=label
+            )
+            right.plot(
+                z, losses.output_delta(loss, sigmoid, z, o, y, np), color=colour, label=label
+            )
         left.set(xlabel="net input z", title="loss")
         right.set(xlabel="net input z", title="output delta dE/dz")
         left.legend()
@@ -340,7 +356,9 @@ def draw_speed() -> str:
         ax = figure.subplots()
         for name in peers:
             colour, mark = STYLE[name]
-            found = [(r[0], -i) for i, e in enumerate(entries) if (r := ratio(e, name, "ours numpy"))]
+            found = [
+                (r[0], -i) for i, e in enumerate(entries) if (r := ratio(e, name, "ours numpy"))
+            ]
             if found:
                 ax.plot(*zip(*found, strict=True), mark, color=colour, label=name, ms=7)
         ax.axvline(1, color=FORTH, lw=1)

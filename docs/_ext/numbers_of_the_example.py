@@ -100,7 +100,10 @@ def _steps(trace: worked_example.Trace) -> dict[str, Any]:
         rows = []
         for t in (1, 2):
             _, grads = e.net.loss_and_gradients(params, e.x, e.y)
-            c = tuple(np.asarray(v) for v in optimizer.coefficients(t, e.rate if name == "momentum" else 0.1))
+            c = tuple(
+                np.asarray(v)
+                for v in optimizer.coefficients(t, e.rate if name == "momentum" else 0.1)
+            )
             params, slots = optimizers.apply(optimizer, grads, slots, params, c, xp=np)
             rows.append({
                 "g": float(grads[0][0][0, 0]), "w": float(params[0][0][0, 0]),

@@ -12,8 +12,8 @@ except ImportError as error:
         "portable_bp.estimators needs scikit-learn: pip install 'portable-bp[sklearn]'"
     ) from error
 
+from portable_bp.display import LossCurveDisplay
 from portable_bp.estimators._classifier import MLPClassifier
-from portable_bp.estimators._display import LossCurveDisplay
 from portable_bp.estimators._regressor import MLPRegressor
 
 __all__ = ["LossCurveDisplay", "MLPClassifier", "MLPRegressor"]

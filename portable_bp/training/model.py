@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -17,11 +17,14 @@ from portable_bp.backend.memory import Result, translate_oom
 from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.errors import BackendError
 from portable_bp.inputs import checks, examples
-from portable_bp.inputs.transfer import dtype_name
+from portable_bp.inputs.transfer import dtype_name, to_host
 from portable_bp.mlp import MLP
 from portable_bp.training import blocks
 from portable_bp.training.history import History
 from portable_bp.training.metrics import metric
+
+if TYPE_CHECKING:
+    from portable_bp.display import ConfusionDisplay, DeltaDisplay, HistoryDisplay
 
 HostParams: TypeAlias = "tuple[tuple[HostArray, HostArray], ...]"
 
@@ -184,6 +187,86 @@ class Model:
         from portable_bp.training import storage
 
         storage.save(self, path)
+
+    def plot_history(self, figure: Any = None) -> HistoryDisplay:
+        """Plot the loss, the scores and the learning rate, epoch by epoch.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure, optional
+            Where to draw; by default a new one.
+
+        Returns
+        -------
+        HistoryDisplay
+            With ``figure_`` and ``axes_``.
+        """
+        from portable_bp.display import HistoryDisplay
+
+        return HistoryDisplay.from_model(self, figure=figure)
+
+    def plot_deltas(self, X: Any, y: Any, ax: Any = None) -> DeltaDisplay:
+        """Plot the size of each layer's delta: whether the error vanishes on its way back.
+
+        Parameters
+        ----------
+        X : array of shape (n, inputs)
+            Some rows; they are taken to the model's device at once.
+        y : array of shape (n,) or (n, outputs)
+            Their targets.
+        ax : matplotlib Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        DeltaDisplay
+            With ``figure_``, ``ax_`` and ``sizes``.
+        """
+        from portable_bp.display import DeltaDisplay
+
+        return DeltaDisplay.from_model(self, X, y, ax=ax)
+
+    def plot_confusion(
+        self, X: Any, y: Any, labels: Sequence[Any] | None = None, ax: Any = None
+    ) -> ConfusionDisplay:
+        """Plot how often each class was taken for each other; for a classification loss.
+
+        Parameters
+        ----------
+        X : array of shape (n, inputs)
+            The rows to predict.
+        y : array of shape (n,)
+            Their classes, as integers or one-hot rows.
+        labels : sequence, optional
+            The names of the classes 0, 1, ...; by default their numbers.
+        ax : matplotlib Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        ConfusionDisplay
+            With ``figure_``, ``ax_`` and ``confusion_matrix``.
+
+        Raises
+        ------
+        ValueError
+            For a loss whose outputs are not one class per row.
+        """
+        from portable_bp.display import ConfusionDisplay
+
+        outputs = self.net.sizes[-1]
+        if not self.net.loss.classes or (self.net.loss.target == "binary" and outputs > 1):
+            raise ValueError(
+                f"plot_confusion needs one class per row; the loss is {self.net.loss.name!r} with "
+                f"{outputs} outputs"
+            )
+        true = np.asarray(to_host(y))
+        if true.ndim == 2:  # one column, or one-hot rows
+            true = np.argmax(true, axis=1) if true.shape[1] > 1 else true[:, 0]
+        classes = range(2 if self.net.loss.target == "binary" else outputs)
+        return ConfusionDisplay.from_predictions(
+            true, to_host(self.predict(X)), labels=classes, display_labels=labels, ax=ax
+        )
 
     def to(self, backend: str | Backend) -> Model:
         """The same model on another backend."""
