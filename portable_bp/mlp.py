@@ -107,7 +107,7 @@ class MLP:
         self.initializer: str | tuple[tuple[HostArray, HostArray], ...] = (
             initializers.name_of(initializer)
             if isinstance(initializer, str)
-            else self.given(initializer, "initializer")
+            else checked_params(self, initializer, "initializer")
         )
 
     def _per_hidden_layer(self, name: str, value: Any) -> tuple[Any, ...]:
@@ -120,29 +120,6 @@ class MLP:
                 "layer(s)"
             )
         return tuple(value)
-
-    def given(self, params: Any, name: str = "params") -> tuple[tuple[HostArray, HostArray], ...]:
-        """Parameters of the user's as private host arrays: of the right shapes, and finite."""
-        pairs = tuple(
-            tuple(
-                np.array(checks.host_array(f"{letter}[{l}] of {name}", to_host(p)))
-                for letter, p in zip("Wb", pair, strict=True)
-            )
-            for l, pair in enumerate(as_pairs(params, name))
-        )
-        self._check_shapes(pairs, name)
-        for l, (W, b) in enumerate(pairs):
-            checks.finite(f"W[{l}] of {name}", W)
-            checks.finite(f"b[{l}] of {name}", b)
-        return pairs  # type: ignore[return-value]
-
-    def _check_shapes(self, params: Any, name: str) -> None:
-        shapes = [tuple(tuple(p.shape) for p in pair) for pair in params]
-        if shapes != self.shapes:
-            raise ValueError(
-                f"{name} has the shapes {shapes}, but {self!r} needs {self.shapes}; get some from "
-                "net.init()"
-            )
 
     @property
     def shapes(self) -> list[tuple[tuple[int, int], tuple[int]]]:
@@ -243,34 +220,18 @@ class MLP:
         OutOfMemoryError
             Before anything is allocated, when the machine cannot hold the parameters.
         """
-        where = resolve(backend)
+        place = resolve(backend)
         name = float_name(dtype)
         seed = rng.as_seed(seed)
         if isinstance(self.initializer, str):
-            self.check_memory()
+            check_memory(self)
             drawn = tuple(
                 (rng.draw(self._scale(l), shape, seed, l), np.zeros(bias))
                 for l, (shape, bias) in enumerate(self.shapes)
             )
         else:
             drawn = self.initializer
-        return self.place(drawn, where, name)
-
-    def place(
-        self, params: Sequence[tuple[HostArray, HostArray]], backend: Backend, dtype: str
-    ) -> Params:
-        """Parameters from the host as private arrays on ``backend``."""
-        with backend.scope():
-            return tuple((backend.asarray(W, dtype), backend.asarray(b, dtype)) for W, b in params)
-
-    def check_memory(self) -> None:
-        """Raise an OutOfMemoryError when this machine could not hold the parameters."""
-        wanted, there = 8 * self.n_parameters, memory.physical_memory()
-        if there is not None and wanted > there:
-            raise OutOfMemoryError(
-                f"sizes {list(self.sizes)} has {self.n_parameters:,} parameters: drawing them needs "
-                f"{wanted:,} bytes, and this machine has {there:,}; use smaller layers"
-            )
+        return place_params(drawn, place, name)
 
     def _scale(self, l: int) -> initializers.Scale:
         assert isinstance(self.initializer, str)
@@ -309,17 +270,7 @@ class MLP:
         out = self.forward(params, x)
         backend = resolve(None, out)
         with backend.scope():
-            return self.decide(backend, out)
-
-    def decide(self, backend: Backend, out: Array) -> Array:
-        """From outputs (n, k) on ``backend`` to predictions, as :meth:`predict` gives them."""
-        xp = backend.xp
-        if self.loss.target == "class":
-            labels: Array = xp.argmax(out, axis=1)
-            return labels
-        if self.loss.target == "binary":
-            out = xp.astype(out > 0.5, backend.dtype(backend.index_dtype))
-        return out[:, 0] if self.sizes[-1] == 1 else out
+            return decide(self, backend, out)
 
     def loss_and_gradients(
         self, params: Params, x: Any, y: Any, sample_weight: Any = None
@@ -390,7 +341,7 @@ class MLP:
             tuple(np.asarray(p) if owner(p) is None else p for p in pair)  # type: ignore[misc]
             for pair in as_pairs(params)
         )
-        self._check_shapes(params, "params")
+        _check_shapes(self, params, "params")
         found = list(leaves(params))
         backend = resolve(None, *found, *data)
         words = {dtype_name(p) for p in found}
@@ -418,3 +369,59 @@ def as_pairs(params: Any, name: str = "params") -> Params:
             "net.init()"
         ) from None
     return pairs
+
+
+def checked_params(
+    net: MLP, params: Any, name: str = "params"
+) -> tuple[tuple[HostArray, HostArray], ...]:
+    """Parameters from a user as private host arrays: of the right shapes, and finite."""
+    pairs = tuple(
+        tuple(
+            np.array(checks.host_array(f"{letter}[{l}] of {name}", to_host(p)))
+            for letter, p in zip("Wb", pair, strict=True)
+        )
+        for l, pair in enumerate(as_pairs(params, name))
+    )
+    _check_shapes(net, pairs, name)
+    for l, (W, b) in enumerate(pairs):
+        checks.finite(f"W[{l}] of {name}", W)
+        checks.finite(f"b[{l}] of {name}", b)
+    return pairs  # type: ignore[return-value]
+
+
+def _check_shapes(net: MLP, params: Any, name: str) -> None:
+    shapes = [tuple(tuple(p.shape) for p in pair) for pair in params]
+    if shapes != net.shapes:
+        raise ValueError(
+            f"{name} has the shapes {shapes}, but {net!r} needs {net.shapes}; get some from "
+            "net.init()"
+        )
+
+
+def place_params(
+    params: Sequence[tuple[HostArray, HostArray]], backend: Backend, dtype: str
+) -> Params:
+    """Parameters from the host as private arrays on ``backend``."""
+    with backend.scope():
+        return tuple((backend.asarray(W, dtype), backend.asarray(b, dtype)) for W, b in params)
+
+
+def check_memory(net: MLP) -> None:
+    """Raise an OutOfMemoryError when this machine could not hold the parameters."""
+    needed, there = 8 * net.n_parameters, memory.physical_memory()
+    if there is not None and needed > there:
+        raise OutOfMemoryError(
+            f"sizes {list(net.sizes)} has {net.n_parameters:,} parameters: drawing them needs "
+            f"{needed:,} bytes, and this machine has {there:,}; use smaller layers"
+        )
+
+
+def decide(net: MLP, backend: Backend, out: Array) -> Array:
+    """From outputs (n, k) on ``backend`` to predictions, as :meth:`MLP.predict` gives them."""
+    xp = backend.xp
+    if net.loss.target == "class":
+        labels: Array = xp.argmax(out, axis=1)
+        return labels
+    if net.loss.target == "binary":
+        out = xp.astype(out > 0.5, backend.dtype(backend.index_dtype))
+    return out[:, 0] if net.sizes[-1] == 1 else out

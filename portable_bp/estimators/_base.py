@@ -35,7 +35,7 @@ from portable_bp.estimators._rows import Rows
 from portable_bp.estimators._stochastic import Held, StochasticRun
 from portable_bp.estimators._warn import warn
 from portable_bp.inputs.transfer import dtype_name, to_host
-from portable_bp.mlp import MLP
+from portable_bp.mlp import MLP, check_memory
 from portable_bp.training import blocks
 
 STOCHASTIC = ("sgd", "adam", "adamw")
@@ -295,7 +295,7 @@ class BaseMLP(
 
     def _initialize(self, net: MLP, place: Place, name: str) -> None:
         """Start parameters and fitted attributes, drawn in scikit-learn's order."""
-        net.check_memory()
+        check_memory(net)
         for name_ in (*_PROGRESS, "_optimizer"):
             self.__dict__.pop(name_, None)
         self.n_iter_ = 0

@@ -26,7 +26,7 @@ from portable_bp.errors import CheckpointError, DivergenceError
 from portable_bp.inputs import checks, examples
 from portable_bp.inputs.examples import Rows
 from portable_bp.inputs.transfer import float_name, to_backend
-from portable_bp.mlp import MLP, as_pairs
+from portable_bp.mlp import MLP, as_pairs, check_memory, checked_params, place_params
 from portable_bp.training import blocks, divergence, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
 from portable_bp.training.feed import Feed, Piece, Resident, Streamed, must_stream, select
@@ -209,7 +209,7 @@ def fit(
     if isinstance(schedule, ReduceOnPlateau):
         _watched(columns)
     held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
-    start = None if params is None else net.given(params)
+    start = None if params is None else checked_params(net, params)
     where = resolve(
         backend, X, y, sample_weight, *held_out, *leaves(() if start is None else as_pairs(params))
     )
@@ -218,12 +218,14 @@ def fit(
         with ExitStack() as stack:
             stack.enter_context(where.scope())
             if start is None:
-                net.check_memory()
+                check_memory(net)
             feed, weights, test, targets = _prepare(
                 net, where, X, y, sample_weight, validation, seed, name
             )
             batch = feed.n if size is None else min(size, feed.n)
-            begin = net.init(seed, where, name) if start is None else net.place(start, where, name)
+            begin = (
+                net.init(seed, where, name) if start is None else place_params(start, where, name)
+            )
             plan = _plan(net, where, optimizer, feed, weights is not None, batch, seed)
             plan = replace(plan, clip_value=clip_value, clip_norm=clip_norm, report=report_loss)
             state = (begin, optimizers.init(optimizer, begin, xp=where.xp))

@@ -18,7 +18,7 @@ from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.errors import BackendError
 from portable_bp.inputs import checks, examples
 from portable_bp.inputs.transfer import dtype_name, to_host
-from portable_bp.mlp import MLP
+from portable_bp.mlp import MLP, decide
 from portable_bp.training import blocks
 from portable_bp.training.history import History
 from portable_bp.training.metrics import metric
@@ -85,7 +85,7 @@ class Model:
         out = self.forward(X)
         where = resolve(None, out) if owner(out) is not None else get_backend("numpy")
         with where.scope():
-            return self.net.decide(where, out)
+            return decide(self.net, where, out)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy for a classification loss, else R squared."""
