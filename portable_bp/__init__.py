@@ -43,15 +43,14 @@ if TYPE_CHECKING:
     from portable_bp.training.callbacks import EarlyStopping, EpochEnd
     from portable_bp.training.history import History
     from portable_bp.training.loop import fit
-    from portable_bp.training.model import Model
-    from portable_bp.training.storage import load
+    from portable_bp.training.model import Model, load
 
 __version__ = "0.1.0"
 
 _HOME = {
     "MLP": "mlp",
     "fit": "training.loop",
-    "load": "training.storage",
+    "load": "training.model",
     "Model": "training.model",
     "History": "training.history",
     "EarlyStopping": "training.callbacks",

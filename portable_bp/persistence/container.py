@@ -141,7 +141,7 @@ def read(
         for old in range(version, VERSION):
             arrays, metadata = MIGRATIONS[old](arrays, metadata)
         if not allow_nonfinite:
-            _check_finite(arrays)
+            check_finite(arrays)
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(path)}: {error}") from error.__cause__
     return arrays, metadata
@@ -344,7 +344,8 @@ def _check_depth(text: str) -> None:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
 
 
-def _check_finite(arrays: Mapping[str, HostArray]) -> None:
+def check_finite(arrays: Mapping[str, HostArray]) -> None:
+    """Raise a CheckpointError where an array holds NaN or an infinity."""
     for name, a in arrays.items():
         bad = a.size - np.count_nonzero(np.isfinite(a))
         if bad:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +11,10 @@ import numpy as np
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import resolve
-from portable_bp.errors import CheckpointError
-from portable_bp.persistence import container
-from portable_bp.tables.prepare import TASKS, Label, Preparation
+from portable_bp.persistence import documents
+from portable_bp.tables.prepare import Label, Preparation
 from portable_bp.tables.table import Table
-from portable_bp.training import storage
-from portable_bp.training.model import Model
-
-KIND = "tabular"
-"""What the metadata of a file call such a model."""
+from portable_bp.training.model import Model, pack_model, unpack_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +71,7 @@ class TabularModel:
         See :func:`portable_bp.persistence.container.write`.
         """
         p = self.preparation
-        arrays, network = storage.pack(self.model)
+        arrays, network = pack_model(self.model)
         arrays |= {
             "feature_mean": p.mean,
             "feature_scale": p.scale,
@@ -85,14 +79,14 @@ class TabularModel:
             "target_scale": np.asarray(p.target_scale),
         }
         metadata: dict[str, Any] = {
-            "kind": KIND,
+            "kind": "tabular",
             "model": network,
             "features": list(p.features),
             "target": p.target,
             "task": p.task,
             "classes": list(p.classes),
         }
-        container.write(path, arrays, metadata)
+        documents.write(path, arrays, metadata)
 
 
 def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> TabularModel:
@@ -105,40 +99,16 @@ def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> 
     OSError
         The file is missing or cannot be read.
     """
-    where = resolve(backend)
-    arrays, metadata = container.read(path)
-    storage.check_kind(path, metadata, KIND)
-    try:
-        preparation = _restored(arrays, metadata)
-        network = metadata["model"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{os.fspath(path)} holds no preparation that can be rebuilt: {error}"
-        ) from error
-    model = storage.unpack(path, arrays, network, where)
-    sizes = (len(preparation.features), len(preparation.classes) or 1)
-    if (model.net.sizes[0], model.net.sizes[-1]) != sizes:
-        raise CheckpointError(
-            f"{os.fspath(path)}: {sizes[0]} features and {sizes[1]} outputs do not fit {model.net!r}"
-        )
-    return TabularModel(preparation, model)
-
-
-def _restored(arrays: Mapping[str, HostArray], metadata: Mapping[str, Any]) -> Preparation:
-    features, classes = tuple(metadata["features"]), tuple(metadata["classes"])
-    mean, scale = arrays["feature_mean"], arrays["feature_scale"]
-    shift, unit = arrays["target_mean"], arrays["target_scale"]
-    task = metadata["task"]
-    if task not in TASKS or (task == "classification") != (len(classes) > 1):
-        raise ValueError(f"the task {task!r} with {len(classes)} classes")
-    if not all(isinstance(name, str) for name in (*features, metadata["target"])):
-        raise TypeError("columns have names that are no text")
-    if not all(isinstance(label, str | int | float) for label in classes):
-        raise TypeError("classes are text or numbers")
-    if not mean.shape == scale.shape == (len(features),) or shift.shape or unit.shape:
-        raise ValueError("the means and scales are not one for each column")
-    if not (scale > 0).all() or not unit > 0:
-        raise ValueError("a scale is not positive")
-    return Preparation(
-        features, mean, scale, metadata["target"], task, classes, float(shift), float(unit)
+    resolved = resolve(backend)
+    arrays, metadata = documents.read(path, "tabular")
+    preparation = Preparation(
+        tuple(metadata["features"]),
+        arrays["feature_mean"],
+        arrays["feature_scale"],
+        metadata["target"],
+        metadata["task"],
+        tuple(metadata["classes"]),
+        float(arrays["target_mean"]),
+        float(arrays["target_scale"]),
     )
+    return TabularModel(preparation, unpack_model(path, arrays, metadata["model"], resolved))

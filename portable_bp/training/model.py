@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,18 +15,18 @@ from portable_bp._typing import Array, HostArray, Params
 from portable_bp.backend import Backend, map_leaves
 from portable_bp.backend.memory import Result, translate_oom
 from portable_bp.backend.registry import get_backend, owner, resolve
-from portable_bp.errors import BackendError
+from portable_bp.errors import BackendError, CheckpointError
 from portable_bp.inputs import checks, examples
 from portable_bp.inputs.transfer import dtype_name, to_host
 from portable_bp.mlp import MLP, decide
+from portable_bp.persistence import documents, model_file
+from portable_bp.persistence.model_file import HostParams
 from portable_bp.training import blocks
 from portable_bp.training.history import History
 from portable_bp.training.metrics import metric
 
 if TYPE_CHECKING:
     from portable_bp.display import ConfusionDisplay, DeltaDisplay, HistoryDisplay
-
-HostParams: TypeAlias = "tuple[tuple[HostArray, HostArray], ...]"
 
 
 @dataclass(eq=False)
@@ -180,13 +180,12 @@ class Model:
         Raises
         ------
         ValueError
-            The network has an activation or a loss of your own; nothing is written.
+            The network has an activation or a loss of your own, or the model holds what a file
+            cannot, such as NaN; nothing is written.
         OSError
             The file could not be written. What was at ``path`` before is untouched.
         """
-        from portable_bp.training import storage
-
-        storage.save(self, path)
+        documents.write(path, *pack_model(self))
 
     def plot_history(self, figure: Any = None) -> HistoryDisplay:
         """Plot the loss, the scores and the learning rate, epoch by epoch.
@@ -283,3 +282,77 @@ def _placed(params: HostParams, backend: Backend) -> Params:
 def _check_block(block: HostArray, first: int) -> None:
     """Check the values of a block of host rows whose first is row ``first``."""
     checks.finite("X", block, first)
+
+
+def pack_model(model: Model) -> tuple[dict[str, HostArray], dict[str, Any]]:
+    """The arrays and the metadata of a model's file.
+
+    Raises
+    ------
+    ValueError
+        The network has an activation or a loss of the user's own.
+    """
+    return model_file.pack(
+        model.net.describe(),
+        model._host_params(),
+        backend=model.backend.spec,
+        history=model.history.epochs,
+        stopped=model.stopped,
+        best_epoch=model.best_epoch,
+    )
+
+
+def unpack_model(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, HostArray],
+    metadata: Mapping[str, Any],
+    backend: Backend,
+) -> Model:
+    """The inverse of :func:`pack_model`, for checked contents; ``path`` is only named in errors."""
+    try:
+        net = MLP.from_description(metadata["network"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{os.fspath(path)}: contents: network: {error}") from error
+    params = _placed(model_file.params_of(arrays, metadata), backend)
+    history = History([{k: float(v) for k, v in row.items()} for row in metadata["history"]])
+    return Model(net, params, backend, history, metadata["stopped"], metadata["best_epoch"])
+
+
+def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> Model:
+    """A model that :meth:`portable_bp.Model.save` wrote, wherever it was trained.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    backend : str, Backend or None
+        Where to put it; see :func:`portable_bp.get_backend`. The parameters have the same bits on
+        each.
+
+    Returns
+    -------
+    Model
+        The network with its parameters and its history.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, is no model, or was written by a newer version.
+    OSError
+        The file is missing or cannot be read.
+    TypeError
+        The backend has no numbers of the model's dtype (float64 in JAX without JAX_ENABLE_X64=1).
+
+    Examples
+    --------
+    >>> import tempfile, portable_bp
+    >>> net = portable_bp.MLP([2, 3, 1])
+    >>> model = portable_bp.fit(net, [[0.0, 1.0], [1.0, 0.0]], [0.0, 1.0], epochs=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(folder + "/net.safetensors")
+    ...     again = portable_bp.load(folder + "/net.safetensors")
+    >>> again.net, again.history == model.history
+    (MLP([2, 3, 1], hidden=[relu], loss='squared_error', output='identity'), True)
+    """
+    resolved = resolve(backend)
+    return unpack_model(path, *documents.read(path, "model"), resolved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import runpy
 from pathlib import Path
 
@@ -108,47 +109,199 @@ def test_files_of_another_kind_say_what_they_are(tmp_path):
             portable_bp.load(tmp_path / "m")
 
 
-def without(key):
+def changed(*path, **values):
+    """Sets ``values`` in the part of the metadata that ``path`` leads to."""
+
     def change(arrays, metadata):
-        (arrays if key in arrays else metadata).pop(key)
+        for key in path:
+            metadata = metadata[key]
+        metadata.update(values)
 
     return change
 
 
-def change_network(**changes):
-    return lambda arrays, metadata: metadata["network"].update(changes)
+def without(*path):
+    def change(arrays, metadata):
+        part = arrays if path[0] in arrays else metadata
+        for key in path[:-1]:
+            part = part[key]
+        part.pop(path[-1])
+
+    return change
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        without("W2"),
-        without("network"),
-        without("history"),
-        without("dtype"),
-        change_network(sizes=[2, 4, 1]),
-        change_network(sizes=[2, 10**12, 1]),
-        change_network(sizes="abc"),
-        change_network(sizes=[2, 3.5, 1]),
-        change_network(hidden=[{"name": "__import__"}]),
-        change_network(hidden=[{"name": "relu", "slope": 1}]),
-        change_network(hidden=[7]),
-        change_network(loss={"name": "squared_error", "__class__": 1}),
-        change_network(loss=None),
-        change_network(dropout=[2]),
-        change_network(surprise=1),
-        lambda arrays, metadata: arrays.update(W1=arrays["W1"].astype(np.float64)),
-        lambda arrays, metadata: arrays.update(W1=arrays["W1"].astype(np.int32)),
-        lambda arrays, metadata: metadata.update(network=[]),
-    ],
-)
-def test_a_file_with_a_right_checksum_and_wrong_contents(change, tmp_path):
+def recast(to, **also):
+    def change(arrays, metadata):
+        arrays.update({name: a.astype(to) for name, a in arrays.items()})
+        metadata.update(also)
+
+    return change
+
+
+def row_of(**values):
+    return changed("history", 1, **values)
+
+
+HUGE = 10**400
+
+WRONG = [
+    # what is changed, and what the error says
+    (without("W2"), r"arrays \['W2'\] are missing"),
+    (lambda a, m: a.update(W9=a["W1"]), r"\['W9'\] are unknown"),
+    (without("network"), "metadata lacks 'network'"),
+    (without("history"), "metadata lacks 'history'"),
+    (without("dtype"), "metadata lacks 'dtype'"),
+    (changed(surprise=1), "unknown key 'surprise'"),
+    (changed(network=[]), r"metadata\['network'\] must be an object"),
+    (changed("network", surprise=1), "unknown key 'surprise'"),
+    (changed("network", sizes=[2, 4, 1]), "array 'W1' must be float32 of shape"),
+    (changed("network", sizes=[2, 10**12, 1]), "array 'W1' must be float32 of shape"),
+    (changed("network", sizes=[2, HUGE, 1]), r"sizes'\]\[1\] must be an integer"),
+    (changed("network", sizes="abc"), "sizes'] must be a list".replace("]", r"\]")),
+    (changed("network", sizes=[2, 3.5, 1]), r"sizes'\]\[1\] must be an integer"),
+    (changed("network", sizes=[2, True, 1]), r"sizes'\]\[1\] must be an integer"),
+    (changed("network", sizes=[2]), "a list of at least 2"),
+    (changed("network", hidden=[{"name": "__import__"}]), "unknown name '__import__'"),
+    (changed("network", hidden=[{"name": "relu", "slope": 1}]), "network: .*slope"),
+    (changed("network", hidden=[{"name": "elu", "alpha": HUGE}]), "that a float can hold"),
+    (changed("network", hidden=[{"name": "elu", "alpha": float("nan")}]), "finite number"),
+    (changed("network", hidden=[{"name": ["relu"]}]), "must be text"),
+    (changed("network", hidden=[7]), "must be an object"),
+    (changed("network", hidden=[]), "hidden has 0 entries for 1 hidden"),
+    (changed("network", loss={"name": "squared_error", "__class__": 1}), "network: "),
+    (changed("network", loss={"name": "softmax_cross_entropy"}), "at least 2"),
+    (changed("network", loss=None), "must be an object"),
+    (changed("network", dropout=[2]), "from 0 to 1"),
+    (changed("network", dropout=[1.0]), r"dropout .*\[0, 1\)"),
+    (changed("network", dropout=[0.1, 0.1]), "dropout has 2 entries"),
+    (changed("network", l2=-1.0), r"l2'\] must be a number from 0"),
+    (changed("network", l2=float("inf")), "finite number"),
+    (changed("network", l2=HUGE), "that a float can hold"),
+    (changed("network", initializer="surprise"), "initializer"),
+    (recast("int8", dtype="int8"), r"dtype'\] must be one of 'float32', 'float64'"),
+    (recast("float16", dtype="float16"), r"dtype'\] must be one of"),
+    (recast("int32"), "array 'W1' must be float32 .* is int32"),
+    (recast("float64"), "array 'W1' must be float32 .* is float64"),
+    (lambda a, m: a.update(b1=a["b1"].astype("float64")), "array 'b1' must be float32"),
+    (lambda a, m: a.update(b1=a["b1"][:, None]), "array 'b1' must be float32 of shape"),
+    (changed(history=3), r"history'\] must be a list"),
+    (changed(history=[3]), r"history'\]\[0\] must be an object"),
+    (changed(history={"loss": [1.0]}), r"history'\] must be a list"),
+    (row_of(loss="low"), r"history'\]\[1\]\['loss'\]"),
+    (row_of(loss=None), r"history'\]\[1\]\['loss'\]"),
+    (row_of(loss=True), r"history'\]\[1\]\['loss'\]"),
+    (row_of(loss=[0.5]), r"history'\]\[1\]\['loss'\]"),
+    (row_of(loss=HUGE), r"\['loss'\] must be a number that a float can hold"),
+    (row_of(loss=-HUGE), r"\['loss'\] must be a number that a float can hold"),
+    (row_of(loss=float("nan")), r"\['loss'\] must be a finite number"),
+    (row_of(learning_rate=float("inf")), r"\['learning_rate'\] must be a finite number"),
+    (row_of(validation_loss=HUGE), "that a float can hold"),
+    (row_of(surprise=1.0), r"history'\]\[1\] has the columns"),
+    (without("history", 1, "loss"), r"history'\]\[1\] has the columns"),
+    (changed(stopped=["finished"]), r"stopped'\] must be one of"),
+    (changed(stopped="bored"), r"stopped'\] must be one of"),
+    (changed(stopped=None), r"stopped'\] must be one of"),
+    (changed(best_epoch="3"), r"best_epoch'\] must be an integer"),
+    (changed(best_epoch=1.5), r"best_epoch'\] must be an integer"),
+    (changed(best_epoch=True), r"best_epoch'\] must be an integer"),
+    (changed(best_epoch=0), r"best_epoch'\] must be an integer"),
+    (changed(best_epoch=-1), r"best_epoch'\] must be an integer"),
+    (changed(best_epoch=HUGE), r"best_epoch'\] must be an integer"),
+    (changed(best_epoch=float("nan")), r"best_epoch'\] must be an integer"),
+    (changed(best_epoch=5), "best_epoch is 5, and the history has 4"),
+    (changed(backend=3), r"backend'\] must be text"),
+    (changed(backend="x" * 200_000), "at most 100000 characters"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG, ids=range(len(WRONG)))
+def test_a_file_with_a_right_checksum_and_wrong_contents(change, words, tmp_path):
     trained().save(tmp_path / "m")
     arrays, metadata = container.read(tmp_path / "m")
     change(arrays, metadata)
     container.write(tmp_path / "m", arrays, metadata)
-    with pytest.raises(CheckpointError, match="holds no network that can be rebuilt"):
+    with pytest.raises(CheckpointError, match=f"m: contents: .*{words}"):
         portable_bp.load(tmp_path / "m")
+
+
+def test_a_loss_on_held_out_rows_may_overflow(tmp_path):
+    model = trained()
+    model.history.epochs[2]["validation_loss"] = np.inf
+    model.history.epochs[1]["validation_r2"] = np.float32("nan")
+    model.save(tmp_path / "m")
+    again = portable_bp.load(tmp_path / "m")
+    assert again.history["validation_loss"][2] == np.inf
+    assert np.isnan(again.history["validation_r2"][1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda model: setattr(model, "stopped", "bored"), "stopped"),
+        (lambda model: setattr(model, "best_epoch", 7), "best_epoch is 7"),
+        (lambda model: model.history.append({"loss": 1.0}), "has the columns"),
+        (lambda model: model.params[0][0].fill(np.nan), "not finite"),
+    ],
+)
+def test_nothing_is_saved_that_could_not_be_loaded(spoil, words, tmp_path):
+    model = trained()
+    spoil(model)
+    with pytest.raises(ValueError, match=words):
+        model.save(tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def tabular_contents():
+    return container.read(GOLDEN / f"tabular-v{container.VERSION}.safetensors")
+
+
+def array_of(name, value):
+    return lambda arrays, metadata: arrays.update({name: np.asarray(value)})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (changed(features=["x"]), "1 features and 2 outputs do not fit"),
+        (changed(features=["x", "x"]), "a column comes twice"),
+        (changed(features=["x", "kind"]), "a column comes twice"),
+        (changed(features=["x", 3]), r"features'\]\[1\] must be text"),
+        (changed(features="xy"), "must be a list"),
+        (changed(features=[]), "a list of at least 1"),
+        (changed(target=None), r"target'\] must be text"),
+        (changed(task="guess"), r"task'\] must be one of"),
+        (changed(task="regression"), "the task 'regression' with 2 classes"),
+        (changed(classes=[]), "the task 'classification' with 0 classes"),
+        (changed(classes=["a"]), "with 1 classes"),
+        (changed(classes=["a", "a"]), "a class comes twice"),
+        (changed(classes=["a", "b", "c"]), "2 features and 3 outputs"),
+        (changed(classes=["a", None]), r"classes'\]\[1\]"),
+        (changed(classes=["a", ["b"]]), r"classes'\]\[1\]"),
+        (changed(classes=["a", HUGE]), r"classes'\]\[1\]"),
+        (changed(classes=["a", float("nan")]), r"classes'\]\[1\]"),
+        (changed(surprise=1), "unknown key 'surprise'"),
+        (without("feature_mean"), "are missing"),
+        (array_of("feature_mean", [1.0]), "array 'feature_mean' must be float64 of shape"),
+        (array_of("feature_mean", np.float32([1, 2])), "array 'feature_mean' must be float64"),
+        (array_of("feature_scale", [1.0, 0.0]), "a scale that is not positive"),
+        (array_of("target_scale", -1.0), "a scale that is not positive"),
+        (array_of("target_scale", [1.0]), "array 'target_scale' must be float64 of shape"),
+        (array_of("target_mean", np.int8(1)), "array 'target_mean' must be float64"),
+        (changed("model", dtype="int8"), r"dtype'\] must be one of"),
+        (changed("model", kind="tabular"), r"kind'\] must be one of"),
+        (changed("model", best_epoch=-1), "best_epoch"),
+        (without("model"), "metadata lacks 'model'"),
+    ],
+)
+def test_a_tabular_file_with_a_right_checksum_and_wrong_contents(
+    change, words, tabular_contents, tmp_path
+):
+    arrays, metadata = copy.deepcopy(tabular_contents)
+    change(arrays, metadata)
+    container.write(tmp_path / "m", arrays, metadata)
+    with pytest.raises(CheckpointError, match=f"m: contents: .*{words}"):
+        tabular.load(tmp_path / "m")
 
 
 @pytest.mark.parametrize("version", range(1, container.VERSION + 1))

@@ -1,0 +1,285 @@
+"""What the metadata and the arrays of each kind of file are: declared here, checked as a whole.
+
+Three kinds of file stand in one container: a trained network (``model``), one with the preparation
+of its table (``tabular``), and the state of a run (``checkpoint``). Whoever reads one has it checked
+here first, so that nothing later has to ask whether a file holds what it should.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from portable_bp._scalars import shown
+from portable_bp._typing import HostArray
+from portable_bp.errors import CheckpointError
+from portable_bp.persistence import container
+from portable_bp.persistence.schema import (
+    anything,
+    choice,
+    integer,
+    listing,
+    mapping,
+    nullable,
+    number,
+    record,
+    row,
+    text,
+)
+
+DTYPE = choice("float32", "float64")
+
+_ROW = {name: number() for name in ("loss", "learning_rate", "seconds")}
+
+
+def history(place: str, value: Any) -> None:
+    """Rows of numbers, all with the same columns.
+
+    Training ends when its loss is not finite; a loss on held-out rows may overflow all the same.
+    """
+    listing(_history_row)(place, value)
+    for i, entry in enumerate(value):
+        if entry.keys() != value[0].keys():
+            raise ValueError(
+                f"{place}[{i}] has the columns {shown(sorted(entry))}, the first row has "
+                f"{shown(sorted(value[0]))}"
+            )
+
+
+def _history_row(place: str, value: Any) -> None:
+    mapping(number(finite=False))(place, value)
+    for name in _ROW.keys() & value.keys():
+        _ROW[name](f"{place}[{name!r}]", value[name])
+
+
+PART = mapping(number(), name=text)
+"""An activation or a loss: its name and its parameters."""
+
+NETWORK = record(
+    {
+        "sizes": listing(integer(1, 2**40), minimum=2),
+        "hidden": listing(PART),
+        "output": PART,
+        "loss": PART,
+        "l1": number(0),
+        "l2": number(0),
+        "dropout": listing(number(0, 1)),
+        "initializer": text,
+    }
+)
+
+STOPPED = choice("finished", "callback", "time", "interrupted", "terminated", "diverged")
+
+MODEL = record(
+    {
+        "kind": choice("model"),
+        "network": NETWORK,
+        "backend": text,
+        "dtype": DTYPE,
+        "history": history,
+        "stopped": STOPPED,
+        "best_epoch": nullable(integer(1)),
+    }
+)
+
+
+def label(place: str, value: Any) -> None:
+    """A class: text, a truth value or a number."""
+    if type(value) is str:
+        text(place, value)
+    elif type(value) is not bool:
+        number()(place, value)
+
+
+TABULAR = record(
+    {
+        "kind": choice("tabular"),
+        "model": MODEL,
+        "features": listing(text, minimum=1),
+        "target": text,
+        "task": choice("classification", "regression"),
+        "classes": listing(label),
+    }
+)
+
+CHECKPOINT = record(
+    {
+        "kind": choice("checkpoint"),
+        "status": choice("running", "complete"),
+        "stopped": STOPPED,
+        "run": mapping(anything, dtype=DTYPE),
+        "backend": text,
+        "epochs": integer(1),
+        "epoch": integer(),
+        "in_epoch": integer(),
+        "steps": integer(),
+        "plateau": row(number(0), nullable(number()), integer()),
+        "best": nullable(row(number(finite=False), integer(1))),
+        "history": history,
+        "watchers": listing(anything),
+    }
+)
+
+_KINDS = {"model": MODEL, "tabular": TABULAR, "checkpoint": CHECKPOINT}
+
+_READ_BY = {
+    "model": "a network by itself: portable_bp.load reads it",
+    "tabular": "a network with the preparation of its table: portable_bp.tabular.load reads it",
+    "checkpoint": "the checkpoint of a run: go on with portable_bp.fit(..., resume=True)",
+}
+
+
+def read(path: str | os.PathLike[str], kind: str) -> container.Contents:
+    """The contents of a file of this kind, once all of them are right.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    kind : str
+        ``"model"``, ``"tabular"`` or ``"checkpoint"``.
+
+    Returns
+    -------
+    arrays : dict
+        NumPy arrays by name.
+    metadata : dict
+        As the schema of the kind says.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, of another kind, or holds what it should not.
+    OSError
+        The file is missing or cannot be read.
+    """
+    arrays, metadata = container.read(path)
+    name = metadata.get("kind")
+    if name != kind:
+        known = _READ_BY.get(name) if isinstance(name, str) else None
+        raise CheckpointError(f"{os.fspath(path)} is {known or f'no {kind} of portable_bp'}")
+    try:
+        check(arrays, metadata)
+    except ValueError as error:
+        raise CheckpointError(f"{os.fspath(path)}: contents: {error}") from error
+    return arrays, metadata
+
+
+def write(
+    path: str | os.PathLike[str], arrays: Mapping[str, HostArray], metadata: dict[str, Any]
+) -> None:
+    """Save contents that :func:`read` will take.
+
+    Parameters
+    ----------
+    path : path
+        Where to save.
+    arrays : mapping of str to array
+        NumPy arrays by name.
+    metadata : dict
+        With the kind under ``"kind"``.
+
+    Raises
+    ------
+    ValueError
+        :func:`read` would refuse them; nothing is written.
+    OSError
+        The file could not be written. What was at ``path`` before is untouched.
+    """
+    check(arrays, json.loads(json.dumps(metadata)))  # as read will see it
+    container.check_finite(arrays)
+    container.write(path, arrays, metadata)
+
+
+def check(arrays: Mapping[str, HostArray], metadata: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless the contents are right for the kind that they name."""
+    kind = metadata["kind"]
+    _KINDS[kind]("metadata", metadata)
+    if kind == "checkpoint":
+        _check_checkpoint(arrays, metadata)
+        return
+    model = metadata if kind == "model" else metadata["model"]
+    needed = _model_arrays(model)
+    if kind == "tabular":
+        needed |= _preparation_arrays(arrays, metadata)
+    _check_arrays(arrays, needed)
+
+
+Layout = dict[str, tuple[tuple[int, ...], str]]
+"""Shapes and dtypes of arrays by name."""
+
+
+def _check_arrays(arrays: Mapping[str, HostArray], needed: Layout) -> None:
+    if arrays.keys() != needed.keys():
+        missing, extra = sorted(needed.keys() - arrays), sorted(arrays.keys() - needed)
+        raise ValueError(f"the arrays {shown(missing)} are missing, {shown(extra)} are unknown")
+    for name, (shape, dtype) in needed.items():
+        a = arrays[name]
+        if a.shape != shape or a.dtype.name != dtype:
+            raise ValueError(
+                f"array {name!r} must be {dtype} of shape {shape}, is {a.dtype} of {a.shape}"
+            )
+
+
+def _model_arrays(model: Mapping[str, Any]) -> Layout:
+    network = model["network"]
+    sizes, layers = network["sizes"], len(network["sizes"]) - 1
+    for name in ("hidden", "dropout"):
+        if len(network[name]) != layers - 1:
+            raise ValueError(
+                f"{name} has {len(network[name])} entries for {layers - 1} hidden layers"
+            )
+    best, epochs = model["best_epoch"], len(model["history"])
+    if best is not None and best > epochs:
+        raise ValueError(f"best_epoch is {best}, and the history has {epochs} epochs")
+    needed: Layout = {}
+    for l, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
+        needed[f"W{l}"] = ((fan_in, fan_out), model["dtype"])
+        needed[f"b{l}"] = ((fan_out,), model["dtype"])
+    return needed
+
+
+def _preparation_arrays(arrays: Mapping[str, HostArray], metadata: Mapping[str, Any]) -> Layout:
+    features, classes = metadata["features"], metadata["classes"]
+    sizes = metadata["model"]["network"]["sizes"]
+    columns = [*features, metadata["target"]]
+    if len(set(columns)) < len(columns):
+        raise ValueError("features and target: a column comes twice")
+    if len({(type(c), c) for c in classes}) < len(classes):
+        raise ValueError("classes: a class comes twice")
+    if (metadata["task"] == "classification") != (len(classes) > 1):
+        raise ValueError(f"the task {metadata['task']!r} with {len(classes)} classes")
+    if (sizes[0], sizes[-1]) != (len(features), len(classes) or 1):
+        raise ValueError(
+            f"{len(features)} features and {len(classes) or 1} outputs do not fit a network of {sizes}"
+        )
+    for name in ("feature_scale", "target_scale"):
+        if name in arrays and not (arrays[name] > 0).all():
+            raise ValueError(f"array {name!r} has a scale that is not positive")
+    columns_shape, one = (len(features),), ()
+    return {
+        "feature_mean": (columns_shape, "float64"),
+        "feature_scale": (columns_shape, "float64"),
+        "target_mean": (one, "float64"),
+        "target_scale": (one, "float64"),
+    }
+
+
+def _check_checkpoint(arrays: Mapping[str, HostArray], metadata: Mapping[str, Any]) -> None:
+    """Numbers against each other; what only the run can tell (its arrays) it checks itself."""
+    epoch, in_epoch, best = (metadata[name] for name in ("epoch", "in_epoch", "best"))
+    if len(metadata["history"]) != epoch:
+        raise ValueError(f"the history has {len(metadata['history'])} epochs, after {epoch}")
+    if best is not None and (best[1] > epoch or best[0] != best[0]):
+        raise ValueError(f"best is {shown(best)} after {epoch} epochs")
+    losses = arrays.get("losses")
+    if losses is None or losses.dtype != "float64" or losses.shape not in ((0,), (in_epoch,)):
+        raise ValueError(f"array 'losses' must hold the losses of {in_epoch} steps in float64")
+    for name in arrays:
+        if name != "losses" and not name.startswith(("state/", "best/")):
+            raise ValueError(f"unknown array {shown(name)}")
+    if (best is not None) != any(name.startswith("best/") for name in arrays):
+        raise ValueError("best and the arrays of the best parameters do not belong together")
