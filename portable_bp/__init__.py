@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         MixedBackendError,
         OutOfMemoryError,
     )
+    from portable_bp.estimators import MLPClassifier, MLPRegressor  # noqa: F401  # in no import *
     from portable_bp.mlp import MLP
     from portable_bp.training.callbacks import EarlyStopping, EpochEnd
     from portable_bp.training.history import History
@@ -78,6 +79,9 @@ _HOME = {
 }
 """Public name to the module it lives in."""
 
+_ON_REQUEST = {"MLPClassifier": "estimators", "MLPRegressor": "estimators"}
+"""Names that need scikit-learn: loaded when they are asked for, and in no ``import *``."""
+
 __all__ = [
     "MLP",
     "Activation",
@@ -110,9 +114,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    home = _HOME.get(name, _ON_REQUEST.get(name))
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOME[name]
     if home in ("", "equations"):  # the name is a module itself
         value: Any = import_module(".".join(part for part in (__name__, home, name) if part))
     else:
@@ -122,4 +126,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, *_ON_REQUEST})

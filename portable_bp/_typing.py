@@ -59,3 +59,6 @@ Step: TypeAlias = Callable[[Namespace, Tree, Tree], tuple[Tree, Tree]]
 
 HostArray: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 """A NumPy array, in the host's memory."""
+
+HostData: TypeAlias = "np.ndarray[Any, np.dtype[Any]] | list[Any] | tuple[Any, ...]"
+"""What is answered with a NumPy array; results for any other array are of its own library."""

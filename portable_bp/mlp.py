@@ -4,22 +4,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import wraps
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
 from portable_bp import rng
-from portable_bp._names import suggests
-from portable_bp._typing import Array, HostArray, Params
-from portable_bp.backend import Backend, leaves, memory
+from portable_bp._names import F, suggests
+from portable_bp._params import (
+    as_pairs,
+    check_memory,
+    check_shapes,
+    checked_params,
+    decide,
+    place_params,
+)
+from portable_bp._summary import (
+    LAYER_HEAD,
+    LayerRow,
+    Summary,
+    html_block,
+    html_table,
+    layer_rows,
+    text_table,
+)
+from portable_bp._typing import Array, HostArray, HostData, Params
+from portable_bp.backend import Backend, leaves
 from portable_bp.backend.registry import owner, resolve
 from portable_bp.equations import activations, initializers, losses, network
 from portable_bp.equations._named import is_builtin, make
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
-from portable_bp.errors import OutOfMemoryError
 from portable_bp.inputs import checks, examples
-from portable_bp.inputs.transfer import dtype_name, float_name, to_backend, to_host
+from portable_bp.inputs.transfer import dtype_name, float_name, to_backend
+
+
+def _with_params(method: F) -> F:
+    """A method of parameters and data: called with the data alone, it says where the rest is from."""
+
+    @wraps(method)
+    def call(self: MLP, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and "params" not in kwargs and "x" not in kwargs:
+            raise TypeError(
+                f"MLP.{method.__name__} takes parameters before the data, since a network holds no "
+                f"numbers of its own: train it with model = portable_bp.fit(net, X, y) and call the "
+                f"model's methods, or pass params (net.init() draws some)"
+            )
+        return method(self, *args, **kwargs)
+
+    return cast(F, call)
 
 
 class MLP:
@@ -157,14 +191,59 @@ class MLP:
         ]
         return f"MLP({', '.join(parts)})"
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("fit", "train", "score", "evaluate", "save", "predict_proba"):
+                raise AttributeError(
+                    f"an MLP has no {name!r}: it says what is computed and holds no numbers; "
+                    "model = portable_bp.fit(net, X, y) trains it and gives a Model"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _layer_rows(self) -> list[LayerRow]:
+        counts = [i * o + o for i, o in pairwise(self.sizes)]
+        return layer_rows(self.sizes, [a.name for a in self.activations], counts)
+
+    def summary(self) -> str:
+        """A table of the layers with the number of parameters of each.
+
+        Returns
+        -------
+        str
+            Some lines of text; a prompt shows them as they are.
+
+        Examples
+        --------
+        >>> print(MLP([4, 8, 1]).summary())
+        layer     units  activation  parameters
+        input         4
+        hidden 1      8        relu          40
+        output        1    identity           9
+        49 parameters, loss squared_error
+        """
+        total = f"{self.n_parameters:,} parameters, loss {self.loss.name}"
+        return Summary(f"{text_table(LAYER_HEAD, self._layer_rows())}\n{total}")
+
+    def _repr_html_(self) -> str:
+        title = f"MLP, {self.n_parameters:,} parameters, loss {self.loss.name}"
+        return html_block(title, html_table(LAYER_HEAD, self._layer_rows()))
+
     def describe(self) -> dict[str, Any]:
         """What :meth:`from_description` rebuilds the network from: plain JSON, names and numbers.
+
+        Returns
+        -------
+        dict
+            Sizes, names of activations and loss, penalties, dropout and initialiser.
 
         Raises
         ------
         ValueError
-            For an activation or a loss of the user's own, which a file cannot hold.
+            For an activation or a loss of your own, which a file cannot hold.
 
+        Examples
+        --------
         >>> MLP.from_description(MLP([2, 3, 1], "tanh").describe())
         MLP([2, 3, 1], hidden=[tanh], loss='squared_error', output='identity')
         """
@@ -191,7 +270,18 @@ class MLP:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> MLP:
-        """The inverse of :meth:`describe`; names are looked up in fixed tables."""
+        """The inverse of :meth:`describe`; names are looked up in fixed tables.
+
+        Parameters
+        ----------
+        description : mapping
+            What :meth:`describe` returns.
+
+        Returns
+        -------
+        MLP
+            The same network.
+        """
         d = dict(description)
         d["hidden"] = [make(activations.ACTIVATIONS, a) for a in d["hidden"]]
         d["output"] = make(activations.ACTIVATIONS, d["output"])
@@ -210,10 +300,17 @@ class MLP:
 
         Parameters
         ----------
-        seed : int, 0 <= seed < 2^64
+        seed : int
+            At least 0 and below 2^64.
         backend : str, Backend or None
             Where to put them; see :func:`portable_bp.get_backend`.
-        dtype : "float32" or "float64"
+        dtype : {"float32", "float64"}
+            Their type; a training with them runs in it.
+
+        Returns
+        -------
+        tuple of pairs (W, b)
+            Arrays of the backend, in the shapes :attr:`shapes`.
 
         Raises
         ------
@@ -240,17 +337,25 @@ class MLP:
             rule = initializers.default_for(self.activations[l])
         return initializers.get(rule)(self.sizes[l], self.sizes[l + 1])
 
-    def forward(self, params: Params, x: Any) -> Array:
+    @overload
+    def forward(self, params: Params, x: HostData) -> HostArray: ...
+    @overload
+    def forward(self, params: Params, x: Any) -> Any: ...
+    @_with_params
+    def forward(self, params: Params, x: Any) -> Any:
         """The outputs ``a^L`` for each row of x: probabilities for a classification loss.
 
         Parameters
         ----------
-        params : pairs (W, b), as from :meth:`init`
-        x : (n, sizes[0]), any library; comes back as the same library on the same device
+        params : pairs (W, b)
+            The parameters, as from :meth:`init` or ``model.params``.
+        x : array of shape (n, sizes[0])
+            The examples, of any library.
 
         Returns
         -------
-        (n, sizes[-1])
+        array of shape (n, sizes[-1])
+            In the library and on the device of ``x``; host data give NumPy.
         """
         backend, name, params = self._place(params, x)
         with backend.scope():
@@ -258,20 +363,36 @@ class MLP:
             examples.finite_features(backend, name, features)
             a = to_backend(backend, features, name, "X")
             out = network.forward(params, a, self.activations, xp=backend.xp).outputs[-1]
-            return out if owner(x) is not None else backend.to_numpy(out)  # type: ignore[return-value]
+            return out if owner(x) is not None else backend.to_numpy(out)
 
-    def predict(self, params: Params, x: Any) -> Array:
+    @overload
+    def predict(self, params: Params, x: HostData) -> HostArray: ...
+    @overload
+    def predict(self, params: Params, x: Any) -> Any: ...
+    @_with_params
+    def predict(self, params: Params, x: Any) -> Any:
         """Class labels for a classification loss, else the outputs.
 
-        ``softmax_cross_entropy`` gives the most probable class, integers of shape (n,); ``log_loss``
-        gives 0 or 1 for each output (1 where the probability exceeds one half). A single output
-        comes back with the shape (n,), several with (n, k).
+        Parameters
+        ----------
+        params : pairs (W, b)
+            The parameters, as from :meth:`init` or ``model.params``.
+        x : array of shape (n, sizes[0])
+            The examples, of any library.
+
+        Returns
+        -------
+        array of shape (n,) or (n, k)
+            ``softmax_cross_entropy`` gives the most probable class, integers of shape (n,);
+            ``log_loss`` gives 0 or 1 for each output (1 where the probability exceeds one half). A
+            single output comes back with the shape (n,), several with (n, k).
         """
         out = self.forward(params, x)
         backend = resolve(None, out)
         with backend.scope():
             return decide(self, backend, out)
 
+    @_with_params
     def loss_and_gradients(
         self, params: Params, x: Any, y: Any, sample_weight: Any = None
     ) -> tuple[Array, Params]:
@@ -280,15 +401,20 @@ class MLP:
         Parameters
         ----------
         params : pairs (W, b)
-        x : (n, sizes[0])
-        y : (n, k), or (n,) for one output; class labels may be integers (n,) or one-hot rows
-        sample_weight : (n,), not negative, optional
-            Turns the mean into ``sum_i s_i l_i / sum_i s_i``.
+            The parameters, as from :meth:`init` or ``model.params``.
+        x : array of shape (n, sizes[0])
+            The examples, of any library.
+        y : array of shape (n, k) or (n,)
+            The targets; (n,) for one output. Class labels may be integers (n,) or one-hot rows.
+        sample_weight : array of shape (n,), optional
+            Not negative. Turns the mean into ``sum_i s_i l_i / sum_i s_i``.
 
         Returns
         -------
-        loss : 0-d array, penalties included
-        grads : shaped like ``params``
+        loss : array of shape ()
+            E, penalties included.
+        grads : pairs (dW, db)
+            Shaped like ``params``.
         """
         backend, params, a, t, w = self._batch(params, x, y, sample_weight)
         with backend.scope():
@@ -297,18 +423,54 @@ class MLP:
             )
             return loss, grads  # type: ignore[return-value]
 
+    @_with_params
     def deltas(
         self, params: Params, x: Any, y: Any, sample_weight: Any = None
     ) -> tuple[Array, ...]:
-        """``delta^l = dE/dz^l`` for every layer l = 1 .. L, shape (n, o) each."""
+        """``delta^l = dE/dz^l`` for every layer l = 1 .. L.
+
+        Parameters
+        ----------
+        params : pairs (W, b)
+            The parameters, as from :meth:`init` or ``model.params``.
+        x : array of shape (n, sizes[0])
+            The examples, of any library.
+        y : array of shape (n, k) or (n,)
+            The targets; (n,) for one output. Class labels may be integers (n,) or one-hot rows.
+        sample_weight : array of shape (n,), optional
+            Not negative. Turns the mean into ``sum_i s_i l_i / sum_i s_i``.
+
+        Returns
+        -------
+        tuple of arrays
+            One of shape (n, o) for each layer.
+        """
         backend, params, a, t, w = self._batch(params, x, y, sample_weight)
         xp, eq = backend.xp, self.equations
         with backend.scope():
             cache = network.forward(params, a, self.activations, xp=xp)
             return network.deltas(eq, params, cache, t, network.example_weights(a, w, xp=xp), xp=xp)
 
+    @_with_params
     def input_gradient(self, params: Params, x: Any, y: Any, sample_weight: Any = None) -> Array:
-        """``dE/dx``, shape (n, sizes[0]): how the loss changes with the input."""
+        """``dE/dx``: how the loss changes with the input.
+
+        Parameters
+        ----------
+        params : pairs (W, b)
+            The parameters, as from :meth:`init` or ``model.params``.
+        x : array of shape (n, sizes[0])
+            The examples, of any library.
+        y : array of shape (n, k) or (n,)
+            The targets; (n,) for one output. Class labels may be integers (n,) or one-hot rows.
+        sample_weight : array of shape (n,), optional
+            Not negative. Turns the mean into ``sum_i s_i l_i / sum_i s_i``.
+
+        Returns
+        -------
+        array of shape (n, sizes[0])
+            One number for each entry of ``x``.
+        """
         backend, params, a, t, w = self._batch(params, x, y, sample_weight)
         xp, eq = backend.xp, self.equations
         with backend.scope():
@@ -341,7 +503,7 @@ class MLP:
             tuple(np.asarray(p) if owner(p) is None else p for p in pair)  # type: ignore[misc]
             for pair in as_pairs(params)
         )
-        _check_shapes(self, params, "params")
+        check_shapes(self, params, "params")
         found = list(leaves(params))
         backend = resolve(None, *found, *data)
         words = {dtype_name(p) for p in found}
@@ -357,71 +519,3 @@ class MLP:
                     for pair in params
                 )
         return backend, name, params
-
-
-def as_pairs(params: Any, name: str = "params") -> Params:
-    """``params`` as a tuple of pairs; its arrays are left as they are."""
-    try:
-        pairs = tuple((W, b) for W, b in params)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{name} must be a pair (W, b) for each layer, got {checks.shown(params)}; get some from "
-            "net.init()"
-        ) from None
-    return pairs
-
-
-def checked_params(
-    net: MLP, params: Any, name: str = "params"
-) -> tuple[tuple[HostArray, HostArray], ...]:
-    """Parameters from a user as private host arrays: of the right shapes, and finite."""
-    pairs = tuple(
-        tuple(
-            np.array(checks.host_array(f"{letter}[{l}] of {name}", to_host(p)))
-            for letter, p in zip("Wb", pair, strict=True)
-        )
-        for l, pair in enumerate(as_pairs(params, name))
-    )
-    _check_shapes(net, pairs, name)
-    for l, (W, b) in enumerate(pairs):
-        checks.finite(f"W[{l}] of {name}", W)
-        checks.finite(f"b[{l}] of {name}", b)
-    return pairs  # type: ignore[return-value]
-
-
-def _check_shapes(net: MLP, params: Any, name: str) -> None:
-    shapes = [tuple(tuple(p.shape) for p in pair) for pair in params]
-    if shapes != net.shapes:
-        raise ValueError(
-            f"{name} has the shapes {shapes}, but {net!r} needs {net.shapes}; get some from "
-            "net.init()"
-        )
-
-
-def place_params(
-    params: Sequence[tuple[HostArray, HostArray]], backend: Backend, dtype: str
-) -> Params:
-    """Parameters from the host as private arrays on ``backend``."""
-    with backend.scope():
-        return tuple((backend.asarray(W, dtype), backend.asarray(b, dtype)) for W, b in params)
-
-
-def check_memory(net: MLP) -> None:
-    """Raise an OutOfMemoryError when this machine could not hold the parameters."""
-    needed, there = 8 * net.n_parameters, memory.physical_memory()
-    if there is not None and needed > there:
-        raise OutOfMemoryError(
-            f"sizes {list(net.sizes)} has {net.n_parameters:,} parameters: drawing them needs "
-            f"{needed:,} bytes, and this machine has {there:,}; use smaller layers"
-        )
-
-
-def decide(net: MLP, backend: Backend, out: Array) -> Array:
-    """From outputs (n, k) on ``backend`` to predictions, as :meth:`MLP.predict` gives them."""
-    xp = backend.xp
-    if net.loss.target == "class":
-        labels: Array = xp.argmax(out, axis=1)
-        return labels
-    if net.loss.target == "binary":
-        out = xp.astype(out > 0.5, backend.dtype(backend.index_dtype))
-    return out[:, 0] if net.sizes[-1] == 1 else out

@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from portable_bp._params import check_memory
 from portable_bp._typing import HostArray, Params
 from portable_bp.backend import Backend
 from portable_bp.backend.memory import translate_oom
@@ -35,7 +36,7 @@ from portable_bp.estimators._rows import Rows
 from portable_bp.estimators._stochastic import Held, StochasticRun
 from portable_bp.estimators._warn import warn
 from portable_bp.inputs.transfer import dtype_name, to_host
-from portable_bp.mlp import MLP, check_memory
+from portable_bp.mlp import MLP
 from portable_bp.training import blocks
 
 STOCHASTIC = ("sgd", "adam", "adamw")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from portable_bp._summary import LAYER_HEAD, LayerRow, html_block, html_table, layer_rows
 from portable_bp.equations import activations
 from portable_bp.estimators import _input
 
@@ -19,28 +19,20 @@ def layers_html(est: BaseMLP, html: str) -> str:
         rows = _layers(est)
     except (TypeError, ValueError):
         return html
-    cells = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    head = "".join(f"<th>{name}</th>" for name in ("layer", "units", "activation", "parameters"))
-    return (
-        f"{html}<details class='portable-bp-layers'><summary>Layers</summary>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></details>"
-    )
+    return html + html_block("Layers", html_table(LAYER_HEAD, rows), opened=False)
 
 
-def _layers(est: BaseMLP) -> list[tuple[str, str, str, str]]:
-    """Name, units, activation and number of parameters of every layer; "?" before the fit."""
-    fitted = hasattr(est, "coefs_")
-    if fitted:
+def _layers(est: BaseMLP) -> list[LayerRow]:
+    """The rows of the table; "?" for what is known only after the fit."""
+    units: list[int | str]
+    counts: list[int | str]
+    if hasattr(est, "coefs_"):
         sizes = [est.coefs_[0].shape[0], *(W.shape[1] for W in est.coefs_)]
-        hidden, output = sizes[1:-1], est.out_activation_
-        ends = [str(sizes[0]), str(sizes[-1])]
-        counts = [f"{i * o + o:,}" for i, o in pairwise(sizes)]
+        units, output = [*sizes], est.out_activation_
+        counts = [i * o + o for i, o in pairwise(sizes)]
     else:
-        hidden, output, ends = _input.layer_sizes(est.hidden_layer_sizes), "?", ["?", "?"]
+        hidden = _input.layer_sizes(est.hidden_layer_sizes)
+        units, output = ["?", *hidden, "?"], "?"
         counts = ["?"] * (len(hidden) + 1)
-    functions = [activations.get(a).name for a in est._hidden_activations(len(hidden))]
-    names = ["input", *(f"hidden {i}" for i in range(1, len(hidden) + 1)), "output"]
-    units = [ends[0], *map(str, hidden), ends[1]]
-    return list(zip(names, units, ["", *functions, output], ["", *counts], strict=True))
+    functions = [activations.get(a).name for a in est._hidden_activations(len(units) - 2)]
+    return layer_rows(units, [*functions, output], counts)

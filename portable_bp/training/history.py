@@ -6,6 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from portable_bp._summary import html_block, html_table
+
+MAX_ROWS = 10
+"""Epochs that a notebook shows, half of them from the beginning and half from the end."""
+
 
 @dataclass
 class History(Mapping[str, list[float]]):
@@ -38,6 +43,20 @@ class History(Mapping[str, list[float]]):
 
     def _names(self) -> tuple[str, ...]:
         return tuple(self.epochs[0]) if self.epochs else ()
+
+    def _repr_html_(self) -> str:
+        names = self._names()
+        shown = [*range(len(self.epochs))]
+        if len(shown) > MAX_ROWS:  # the first and the last
+            shown = shown[: MAX_ROWS // 2] + shown[-MAX_ROWS // 2 :]
+        rows = [
+            [str(i + 1), *(f"{self.epochs[i].get(name, float('nan')):.4g}" for name in names)]
+            for i in shown
+        ]
+        if len(rows) < len(self.epochs):
+            rows.insert(MAX_ROWS // 2, ["..."] * (len(names) + 1))
+        table = html_table(["epoch", *(name.replace("_", " ") for name in names)], rows)
+        return html_block(f"History, {len(self.epochs)} epochs", table)
 
     def __eq__(self, other: Any) -> bool:
         return isinstance(other, History) and self.epochs == other.epochs

@@ -15,6 +15,7 @@ import numpy as np
 
 from portable_bp import rng
 from portable_bp._names import suggests
+from portable_bp._params import as_pairs, check_memory, checked_params, place_params
 from portable_bp._typing import Array, HostArray, Params, Step, Tree
 from portable_bp.backend import Backend, EagerRunner, Runner, leaves
 from portable_bp.backend.memory import translate_oom
@@ -26,7 +27,7 @@ from portable_bp.errors import CheckpointError, DivergenceError
 from portable_bp.inputs import checks, examples
 from portable_bp.inputs.examples import Rows
 from portable_bp.inputs.transfer import float_name, to_backend
-from portable_bp.mlp import MLP, as_pairs, check_memory, checked_params, place_params
+from portable_bp.mlp import MLP
 from portable_bp.training import blocks, divergence, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
 from portable_bp.training.feed import Feed, Piece, Resident, Streamed, must_stream, select

@@ -7,18 +7,20 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from portable_bp._typing import Array, HostArray, Params
+from portable_bp._params import decide
+from portable_bp._summary import Summary, html_block
+from portable_bp._typing import Array, HostArray, HostData, Params
 from portable_bp.backend import Backend, map_leaves
 from portable_bp.backend.memory import Result, translate_oom
 from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.errors import BackendError, CheckpointError
 from portable_bp.inputs import checks, examples
 from portable_bp.inputs.transfer import dtype_name, to_host
-from portable_bp.mlp import MLP, decide
+from portable_bp.mlp import MLP
 from portable_bp.persistence import documents, model_file
 from portable_bp.persistence.model_file import HostParams
 from portable_bp.training import blocks
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from portable_bp.display import ConfusionDisplay, DeltaDisplay, HistoryDisplay
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Model:
     """A trained network.
 
@@ -54,7 +56,46 @@ class Model:
     stopped: str = "finished"
     best_epoch: int | None = None
 
-    def forward(self, X: Any) -> Array:
+    def __repr__(self) -> str:
+        parts = [f"{self.net!r}", f"backend={self.backend.spec!r}", *self._scores()]
+        return f"Model({', '.join(parts)}, stopped={self.stopped!r})"
+
+    def _scores(self) -> list[str]:
+        """How many epochs were trained, and the last numbers of the history."""
+        rows = self.history.epochs
+        last = rows[-1].items() if rows else ()
+        hidden = ("seconds", "learning_rate")
+        scores = [f"{name}={value:.4g}" for name, value in last if name not in hidden]
+        return [f"epochs={len(rows)}", *scores]
+
+    def _repr_html_(self) -> str:
+        title = f"Model on {self.backend.spec}: {', '.join(self._scores())}, {self.stopped}"
+        return html_block(title, self.net._repr_html_())
+
+    def summary(self) -> str:
+        """A table of the layers, and what came of the training.
+
+        Returns
+        -------
+        str
+            Some lines of text; a prompt shows them as they are.
+        """
+        result = f"{', '.join(self._scores())}, {self.stopped}, on {self.backend.spec}"
+        return Summary(f"{self.net.summary()}\n{result}")
+
+    @overload
+    def __call__(self, X: HostData) -> HostArray: ...
+    @overload
+    def __call__(self, X: Any) -> Any: ...
+    def __call__(self, X: Any) -> Any:
+        """The same as :meth:`forward`."""
+        return self.forward(X)
+
+    @overload
+    def forward(self, X: HostData) -> HostArray: ...
+    @overload
+    def forward(self, X: Any) -> Any: ...
+    def forward(self, X: Any) -> Any:
         """The outputs for each row, shape (n, k), block by block.
 
         Results come back in the library and on the device of X; host data give NumPy. A memory map
@@ -80,7 +121,47 @@ class Model:
             examples.finite_features(backend, self._dtype, X)
         return blocks.join(backend, [o for _, o in blocks.forward(backend, layers, self.params, X)])
 
-    def predict(self, X: Any) -> Array:
+    @overload
+    def predict_proba(self, X: HostData) -> HostArray: ...
+    @overload
+    def predict_proba(self, X: Any) -> Any: ...
+    def predict_proba(self, X: Any) -> Any:
+        """The probability of each class for each row.
+
+        Parameters
+        ----------
+        X : array of shape (n, inputs)
+            As :meth:`forward` takes it.
+
+        Returns
+        -------
+        array of shape (n, classes)
+            In the library and on the device of X. For ``log_loss`` with one output the two columns
+            are those of the classes 0 and 1; with several outputs there is a column for each, the
+            probability that it is 1.
+
+        Raises
+        ------
+        AttributeError
+            When the loss is not one of classification.
+        """
+        if not self.net.loss.classes:
+            raise AttributeError(
+                f"predict_proba needs a classification loss, log_loss or softmax_cross_entropy; "
+                f"this network has {self.net.loss.name}: use predict"
+            )
+        out = self.forward(X)
+        if self.net.loss.target == "class" or self.net.sizes[-1] > 1:
+            return out
+        backend = resolve(None, out) if owner(out) is not None else get_backend("numpy")
+        with backend.scope():
+            return backend.xp.concat([1 - out, out], axis=1)
+
+    @overload
+    def predict(self, X: HostData) -> HostArray: ...
+    @overload
+    def predict(self, X: Any) -> Any: ...
+    def predict(self, X: Any) -> Any:
         """Class labels or values for each row, as :meth:`portable_bp.MLP.predict` gives them."""
         out = self.forward(X)
         where = resolve(None, out) if owner(out) is not None else get_backend("numpy")

@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from portable_bp import Activation
 from portable_bp.estimators import LossCurveDisplay, MLPClassifier, MLPRegressor
@@ -76,7 +78,7 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def layers(est: Any) -> list[list[str]]:
     html = est._repr_html_()
-    start = html.index("<table><thead><tr><th>layer")
+    start = html.index("<table", html.index("portable-bp"))
     table = ElementTree.fromstring(html[start : html.index("</table>", start) + len("</table>")])
     return [[cell.text or "" for cell in row] for row in table.iter("tr")]
 
@@ -100,11 +102,12 @@ def test_the_layers_in_html() -> None:
     ]
     wide = MLPRegressor(hidden_layer_sizes=(1000,), max_iter=1).fit(X, X[:, 0])
     assert layers(wide)[2] == ["hidden 1", "1000", "relu", "4,000"]
+    assert "<details" in make_pipeline(StandardScaler(), wide)._repr_html_()
 
 
 def test_the_html_is_escaped_and_survives_wrong_parameters() -> None:
     own = Activation(lambda z, xp: z, lambda z, a, xp: 0 * z + 1, "<script>")
     html = MLPClassifier((4,), own)._repr_html_()
     assert "<td>&lt;script&gt;</td>" in html
-    assert "portable-bp-layers" not in MLPClassifier((-4,))._repr_html_()
+    assert "class='portable-bp'" not in MLPClassifier((-4,))._repr_html_()
     assert "MLPClassifier" in MLPClassifier((-4,))._repr_html_()

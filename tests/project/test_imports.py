@@ -31,6 +31,32 @@ portable_bp.fit(net, np.zeros((4, 2)), np.zeros(4), epochs=1)
     assert loaded(code) <= {"numpy", "scipy"}
 
 
+def test_the_estimators_are_loaded_when_they_are_asked_for():
+    """dir() and ``import *`` name and load nothing of scikit-learn's."""
+    assert loaded("from portable_bp import *; import portable_bp; dir(portable_bp)") <= {"numpy"}
+    assert loaded("import portable_bp; portable_bp.fit; portable_bp.MLP") <= {"numpy"}
+    assert "sklearn" in loaded("from portable_bp import MLPClassifier, MLPRegressor")
+    from portable_bp import MLPClassifier, estimators
+
+    assert MLPClassifier is estimators.MLPClassifier
+    assert {"MLPClassifier", "MLPRegressor"} <= set(dir(portable_bp))
+
+
+def test_without_scikit_learn_the_estimators_say_what_to_install():
+    code = """
+import sys
+sys.modules["sklearn"] = None
+from portable_bp import *
+try:
+    from portable_bp import MLPClassifier
+except ImportError as error:
+    assert "portable-bp[sklearn]" in str(error), error
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_naming_the_adapters_loads_no_library_of_theirs():
     assert loaded("from portable_bp.backend.registry import adapters; adapters()") <= {"numpy"}
 
