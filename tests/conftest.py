@@ -21,6 +21,7 @@ import pytest
 
 from portable_bp import Backend, BackendError, get_backend
 from portable_bp.testing.capabilities import missing
+from tests.helpers import jax_64_bits
 
 # JAX reads it when it is imported. Tests with a ``dtype`` set what that dtype needs, see ``width``.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
@@ -72,10 +73,7 @@ def width(spec: str, dtype: str | None) -> AbstractContextManager[Any]:
     """float32 is tested in JAX as users have it, without 64-bit numbers; float64 with them."""
     if dtype is None or not spec.startswith("jax"):
         return nullcontext()
-    import jax
-
-    context: AbstractContextManager[Any] = jax.enable_x64(dtype == "float64")
-    return context
+    return jax_64_bits(dtype == "float64")
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from portable_bp.equations import activations, losses, network, regularizers
 from portable_bp.equations.activations import ACTIVATIONS
 from portable_bp.equations.losses import LOSSES
 from portable_bp.testing import check_gradients
+from tests.helpers import jax_64_bits
 
 XP = portable_bp.get_backend("numpy").xp
 RNG = np.random.default_rng(7)
@@ -233,7 +234,7 @@ def test_complex_step(hidden, loss, setting):
 )
 def test_jax_grad(hidden, loss, setting):
     net, params = build(hidden, loss, **penalties(setting))
-    with jax.enable_x64(True):
+    with jax_64_bits(True):
         arrays = [[jnp.asarray(p) for p in pair] for pair in params]
         y = jnp.asarray(TARGETS[net.loss.target])
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn
 import sklearn.neural_network as theirs
 import torch
 from numpy.testing import assert_allclose
 from sklearn.base import clone
-from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
@@ -23,6 +23,11 @@ from portable_bp import Activation, Backend, DivergenceError, losses, optimizers
 from portable_bp.estimators import MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+WITH_CALLBACKS = pytest.mark.skipif(
+    not hasattr(MLPClassifier, "set_callbacks"),
+    reason=f"scikit-learn {sklearn.__version__} has no callbacks (1.9 and newer)",
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 5))
@@ -471,6 +476,7 @@ class Stopper:
         return self.ended >= self.after
 
 
+@WITH_CALLBACKS
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_a_callback_stops_the_training(solver: str) -> None:
     stopper = Stopper(after=3)
@@ -480,6 +486,7 @@ def test_a_callback_stops_the_training(solver: str) -> None:
     assert not np.array_equal(stopper.fitted[0], stopper.fitted[1])
 
 
+@WITH_CALLBACKS
 @pytest.mark.parametrize("epochs", [4, 200])
 def test_every_task_that_begins_ends(epochs: int) -> None:
     tasks: list[tuple[str, str]] = []
@@ -500,8 +507,11 @@ def test_every_task_that_begins_ends(epochs: int) -> None:
     assert tasks[1:-1] == [("begin", "epoch"), ("end", "epoch")] * (len(tasks) // 2 - 1)
 
 
+@WITH_CALLBACKS
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_scores_are_monitored_each_epoch(solver: str) -> None:
+    from sklearn.callback import ScoringMonitor
+
     monitor = ScoringMonitor(scoring="accuracy")
     est = classifier(solver=solver).set_callbacks(monitor).fit(X, CLASSES)
     logged = monitor.get_logs().data
@@ -510,9 +520,12 @@ def test_scores_are_monitored_each_epoch(solver: str) -> None:
     assert scores[-1] == est.score(X, CLASSES)
 
 
+@WITH_CALLBACKS
 def test_a_progress_bar_in_a_pipeline_and_a_search(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from sklearn.callback import ProgressBar
+
     monkeypatch.setenv("COLUMNS", "250")
     pipeline = make_pipeline(StandardScaler(), classifier(max_iter=3))
     search = GridSearchCV(pipeline, {"mlpclassifier__alpha": [0.1, 1.0]}, cv=2)
@@ -660,6 +673,7 @@ def test_early_stopping_keeps_the_best_of_a_run_that_diverges() -> None:
     assert np.isnan(est.validation_scores_[-1])
 
 
+@WITH_CALLBACKS
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_an_interruption_keeps_the_model(solver: str) -> None:
     class Impatient(Stopper):

@@ -22,6 +22,7 @@ import portable_bp
 from portable_bp import MLP, BackendError, DivergenceError, MixedBackendError, OutOfMemoryError
 from portable_bp.backend import Backend, leaves
 from portable_bp.equations import activations, losses, optimizers, schedules
+from tests.helpers import jax_64_bits
 
 HERE = "here"
 ONE_PROCESS = "not applicable: training runs in one process"
@@ -870,8 +871,7 @@ def test_sparse_tensors_are_refused() -> None:
 
 @covers(87)
 def test_jax_without_64_bits_says_so() -> None:
-    jax = pytest.importorskip("jax")
-    with jax.enable_x64(False):
+    with jax_64_bits(False):
         with pytest.raises(TypeError, match=r"float64.*jax_enable_x64.*or ask for"):
             portable_bp.fit(NETS["real"], X, Y["real"], backend="jax", dtype="float64")
         model = portable_bp.fit(NETS["real"], X.astype(float), Y["real"], backend="jax", epochs=1)

@@ -15,6 +15,7 @@ from portable_bp.backend import leaves
 from portable_bp.equations import activations, losses
 from portable_bp.errors import CheckpointError
 from portable_bp.persistence import container
+from tests.helpers import jax_64_bits
 
 GOLDEN = Path(__file__).parent / "data" / "models"
 X = np.linspace(-1, 1, 20).reshape(10, 2)
@@ -327,9 +328,8 @@ def test_models_of_every_version_load_and_mean_the_same(version):
 
 
 def test_float64_is_not_narrowed_where_jax_has_none(tmp_path, usable):
-    import jax
 
     trained(dtype="float64").save(tmp_path / "m")
     backend = usable("jax")
-    with jax.enable_x64(False), pytest.raises(TypeError, match="float64"):
+    with jax_64_bits(False), pytest.raises(TypeError, match="float64"):
         portable_bp.load(tmp_path / "m", backend)
