@@ -12,7 +12,6 @@ from portable_bp.tables.prepare import (
     Parts,
     Preparation,
     Prepared,
-    class_scores,
     infer_task,
     prepare,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "Preparation",
     "Prepared",
     "TabularModel",
-    "class_scores",
     "infer_task",
     "load",
     "prepare",

@@ -20,10 +20,10 @@ from portable_bp.cli.train import train
 @click.version_option(__version__, prog_name="portable-bp", message="%(prog)s %(version)s")
 @click.pass_context
 def commands(context: click.Context) -> int:
-    """Train multilayer perceptrons by backpropagation, on the arrays of this machine.
+    """Train multilayer perceptrons by backpropagation, on the backends of this machine.
 
-    Exit codes: 0 done; 1 it was tried and failed (training diverged, memory or disk full, backends
-    disagree); 2 bad input or usage; 130 interrupted (Ctrl-C); 143 terminated (SIGTERM; with
+    Exit codes: 0 success; 1 the command failed (training diverged, out of memory or disk space,
+    backends disagree); 2 bad input or usage; 130 interrupted (Ctrl-C); 143 terminated (SIGTERM; with
     --checkpoint also SIGUSR1).
     """
     if context.invoked_subcommand is None:

@@ -1,8 +1,7 @@
-"""``portable-bp info``, ``explain`` and ``check``: what is here, what it computes, whether it agrees."""
+"""``portable-bp info``, ``explain`` and ``check``: the backends, their numbers, their agreement."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -15,21 +14,22 @@ import numpy as np
 from portable_bp import __version__, worked_example
 from portable_bp.backend.registry import VARIABLE, adapters, choose_auto
 from portable_bp.cli import shell
+from portable_bp.persistence import atomic
 from portable_bp.testing import check_backend
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@shell.json_option
 def info(as_json: bool) -> int:
-    """Show the backends of this machine: devices, versions, and why one cannot be used."""
-    found: list[dict[str, Any]] = []
+    """Show the backends of this machine: devices, versions, and why any cannot be used."""
+    rows: list[dict[str, Any]] = []
     for name, adapter in sorted(adapters().items()):
         devices, reason = list(adapter.devices()), adapter.unavailable_reason()
         library = sys.modules.get(adapter.modules[0])
         version = str(getattr(library, "__version__", "")) or None
-        found.append({"name": name, "version": version, "devices": devices, "why_not": reason})
+        rows.append({"name": name, "version": version, "devices": devices, "why_not": reason})
     chosen, why = choose_auto()
-    told = {
+    report = {
         "portable_bp": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -38,33 +38,33 @@ def info(as_json: bool) -> int:
         "auto": chosen,
         "auto_why": why,
         VARIABLE: os.environ.get(VARIABLE),
-        "backends": found,
+        "backends": rows,
     }
     if as_json:
-        click.echo(json.dumps(told))
+        shell.print_json(report)
         return 0
-    click.echo(f"portable_bp {__version__}, Python {told['python']}, {told['platform']}, "
-               f"{told['cpus']} CPUs\n")  # fmt: skip
-    for row in found:
-        here = ", ".join(row["devices"]) or f"cannot be used: {row['why_not']}"
-        click.echo(f"{row['name']:<8}{row['version'] or '-':<14}{here}")
+    click.echo(f"portable_bp {__version__}, Python {report['python']}, {report['platform']}, "
+               f"{report['cpus']} CPUs\n")  # fmt: skip
+    for row in rows:
+        usable = ", ".join(row["devices"]) or f"not usable: {row['why_not']}"
+        click.echo(f"{row['name']:<8}{row['version'] or '-':<14}{usable}")
     click.echo(f"\nauto: {chosen} ({why})")
-    if told[VARIABLE]:
-        click.echo(f"{VARIABLE}: {told[VARIABLE]}")
+    if report[VARIABLE]:
+        click.echo(f"{VARIABLE}: {report[VARIABLE]}")
     return 0
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@shell.json_option
 def explain(as_json: bool) -> int:
-    """Do backpropagation by hand: two small networks, every number, on every backend here."""
+    """Work through backpropagation: every number of two small networks, on every usable backend."""
     specs = worked_example.usable_backends()
     runs = [
         [worked_example.trace(example, spec) for spec in specs]
         for example in (worked_example.YEHOSHUA, worked_example.MAZUR)
     ]
     if as_json:
-        click.echo(json.dumps({"examples": [[t.as_dict() for t in traces] for traces in runs]}))
+        shell.print_json({"examples": [[t.as_dict() for t in traces] for traces in runs]})
     else:
         click.echo("\n\n".join(worked_example.report(traces) for traces in runs))
     return 0
@@ -72,14 +72,14 @@ def explain(as_json: bool) -> int:
 
 @click.command()
 @click.option("--backend", "specs", multiple=True, metavar="SPEC", help="cupy, torch:cuda:0, ...; may "
-              "be repeated.  [default: every library that can be used here]")  # fmt: skip
+              "be repeated.  [default: every usable library]")  # fmt: skip
 @click.option("--json", "path", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the whole report as JSON.")  # fmt: skip
+              help="Write the full report as JSON.")  # fmt: skip
 @shell.quiet_option
 def check(specs: tuple[str, ...], path: Path | None, quiet: bool) -> int:
     """Compare backends with float64 NumPy: every equation, and whole training runs.
 
-    Shows how far each is off, in units of its rounding error. The exit code is 1 when one disagrees.
+    Shows the largest error of each, in units of rounding. The exit code is 1 if a backend disagrees.
     """
     shell.check_target(path)
     out = shell.console(quiet)
@@ -91,6 +91,7 @@ def check(specs: tuple[str, ...], path: Path | None, quiet: bool) -> int:
         out.print(f"{report}\n")
     agree = all(report.agrees for report in reports)
     if path is not None:
-        told = {"agrees": agree, "reports": [report.as_dict() for report in reports]}
-        shell.write(path, (json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
+        everything = {"agrees": agree, "reports": [report.as_dict() for report in reports]}
+        with shell.failing(path):
+            atomic.write(path, (shell.to_json(everything, indent=1) + "\n").encode())
     return 0 if agree else shell.FAILED

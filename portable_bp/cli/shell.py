@@ -1,8 +1,10 @@
-"""Manners at the shell: one line for an error, exit codes, signals, files that are whole or absent."""
+"""What all commands share: errors in one line, exit codes, signals, output, options."""
 
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import signal
 import sys
@@ -20,20 +22,20 @@ from portable_bp.errors import DivergenceError
 from portable_bp.persistence import atomic
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-"""Exit codes: 128 and the number of the signal for the last two."""
+"""Exit codes; the last two are 128 and the number of the signal."""
 
 
 class Failure(Exception):
-    """Something was tried and failed; ends the command with :data:`FAILED`."""
+    """The command was tried and failed; it ends with :data:`FAILED`."""
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised where it comes: nothing is left half done, and nothing more is done."""
+    """SIGTERM came: end without writing anything."""
 
 
 def run(command: click.Command, arguments: Sequence[str] | None) -> int:
-    """The exit code of a command; whatever it raises on bad input becomes a line on stderr."""
-    with warnings.catch_warnings(), _listening():
+    """Run a command and return its exit code; an error becomes one line on stderr."""
+    with warnings.catch_warnings(), _listening(), _escaping():
         warnings.showwarning = _show_warning
         try:
             code = command.main(
@@ -41,7 +43,7 @@ def run(command: click.Command, arguments: Sequence[str] | None) -> int:
             )
             sys.stdout.flush()
             return code if isinstance(code, int) else 0
-        except BrokenPipeError:  # the reader of our output has left, as head does
+        except BrokenPipeError:  # whoever reads our output has closed it, as head does
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
@@ -64,12 +66,12 @@ def run(command: click.Command, arguments: Sequence[str] | None) -> int:
 
 
 def say(message: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     click.echo(f"portable-bp: {printable(' '.join(message.split()))}", err=True)
 
 
 def printable(text: str) -> str:
-    r"""``text`` with an escape for every character that a terminal would obey.
+    r"""``text`` with control characters escaped.
 
     >>> printable("cl\x1b[2Jear")
     'cl\\x1b[2Jear'
@@ -106,46 +108,73 @@ def _listening() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _escaping() -> Iterator[None]:
+    """Escape what the encoding of a terminal or pipe cannot express, rather than fail."""
+    streams = [s for s in (sys.stdout, sys.stderr) if hasattr(s, "reconfigure")]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            with suppress(OSError, ValueError):  # closed meanwhile
+                stream.reconfigure(errors=errors)
+
+
 def console(silent: bool) -> Console:
-    """Where a command tells people what it does."""
+    """Where a command prints what it does."""
     return Console(quiet=silent, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def check_target(path: Path | None, *others: str | Path) -> None:
-    """Raise unless a file can be written to ``path``: now, rather than after the work.
+    """Raise now, rather than after the work, unless ``path`` can be written.
 
-    ``others``: what this command reads or writes besides.
+    ``others`` are what the command reads or writes besides.
     """
     if path is None:
         return
     if path.is_dir():
-        raise IsADirectoryError(
-            errno.EISDIR, "a file is to be written, this is a directory", str(path)
-        )
+        raise IsADirectoryError(errno.EISDIR, "is a directory; name a file", str(path))
     for other in others:
         if path.resolve() == Path(other).resolve():
-            raise ValueError(f"{path} would be overwritten, and is needed; name another file")
+            raise ValueError(
+                f"{path} is read by this command and would be overwritten; name another file"
+            )
     try:
         atomic.check_writable(path.resolve().parent)
     except OSError as error:
         raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from error
 
 
-def write(path: Path, content: bytes) -> None:
-    """Put ``content`` in the file ``path``, all or nothing.
+def print_json(value: Any) -> None:
+    """Print one line of JSON."""
+    click.echo(to_json(value))
 
-    Raises
-    ------
-    Failure
-        When the disk refuses; what was at ``path`` is untouched.
+
+def to_json(value: Any, **options: Any) -> str:
+    """JSON that every reader takes: infinity and NaN, which JSON has not, become null.
+
+    >>> to_json({"rmse": float("inf"), "losses": (0.5, float("nan"))})
+    '{"rmse": null, "losses": [0.5, null]}'
     """
-    with failing(path):
-        atomic.write(path, content)
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 @contextmanager
 def failing(path: Path) -> Iterator[None]:
-    """An OSError within the block is a :class:`Failure` to write ``path``."""
+    """Turn an OSError within the block into a :class:`Failure` to write ``path``."""
     try:
         yield
     except OSError as error:
@@ -163,3 +192,13 @@ def backend_option(help: str) -> Decorator:
 
 
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
+)
+
+header_option = click.option(
+    "--header/--no-header",
+    default=None,
+    help="Whether the first line of a CSV file has the names of the columns.  [default: guess]",
+)

@@ -1,19 +1,35 @@
-"""How much memory a file may take."""
+"""How much memory a file may take: what is decoded counts, not what is stored."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from portable_bp.tables.table import DataError
 
-GROWTH, GROWTH_BYTES = 100, 2**30
-"""A compressed file may grow more than 100-fold in memory, or beyond 1 GiB, but not both."""
+FREE_BYTES = 2**26
+"""So much may be taken whatever the size of the file."""
+
+SMALL_GROWTH, SMALL_BYTES = 250, 2**30
+"""Up to 1 GiB, a file may grow 250-fold in memory ..."""
+
+GROWTH = 100
+"""... and beyond that 100-fold."""
+
+CELL_BYTES, COLUMN_BYTES = 8, 256
+"""What a cell (a number, or a pointer to text) and a column take in any case."""
 
 
-def refuse_growth(path: Path, unpacked: int) -> None:
-    """Raise when the file would grow beyond all measure."""
-    if unpacked > GROWTH_BYTES and unpacked > GROWTH * path.stat().st_size:
+def allowed(stored: int) -> int:
+    """How many bytes a file of ``stored`` bytes may take in memory.
+
+    >>> allowed(236), allowed(10**6), allowed(10**9)
+    (67108864, 250000000, 100000000000)
+    """
+    return max(FREE_BYTES, min(SMALL_GROWTH * stored, SMALL_BYTES), GROWTH * stored)
+
+
+def refuse_growth(source: str, stored: int, decoded: int) -> None:
+    """Raise when a file of ``stored`` bytes would take ``decoded`` bytes of memory or more."""
+    if decoded > allowed(stored):
         raise DataError(
-            f"{path} has {path.stat().st_size:,} bytes and would take {unpacked:,} in memory, more "
-            f"than {GROWTH} times as many; store it uncompressed if that is meant"
+            f"{source} has {stored:,} bytes and would take {decoded:,} bytes of memory or more; if "
+            "this is intended, store it uncompressed (Parquet: without dictionaries as well)"
         )

@@ -1,127 +1,184 @@
-"""CSV files."""
+"""CSV files: every column is read as text, then as what all of its cells are."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
-from typing import IO
+from typing import Any
 
-from portable_bp.tables.read_arrow import arrow_module, to_columns
-from portable_bp.tables.table import NUMBER, DataError, Table, first_line
+import numpy as np
 
-SEPARATORS = ",;\t|"
-"""What may stand between the cells of a CSV file; the header says which it is."""
+from portable_bp._typing import HostArray
+from portable_bp.tables.cells import MISSING
+from portable_bp.tables.csv_dialect import Dialect, find_dialect
+from portable_bp.tables.csv_file import CsvFile
+from portable_bp.tables.limits import COLUMN_BYTES, refuse_growth
+from portable_bp.tables.read_arrow import arrow_module, objects
+from portable_bp.tables.table import DataError, Table, first_line
+
+NUMBER = r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?$"
+DATE = (
+    r"^(?:\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[-+]\d\d:?\d\d)?)?"
+    r"|\d\d:\d\d(?::\d\d(?:\.\d+)?)?)$"
+)
 
 
-def read_csv(path: Path) -> Table:
+def read_csv(file: CsvFile, header: bool | None = None) -> Table:
+    """The table in a CSV file.
+
+    Parameters
+    ----------
+    file : CsvFile
+        The file.
+    header : bool or None
+        Whether its first line names the columns; None guesses.
+
+    Returns
+    -------
+    Table
+        Numbers where all cells are numbers, booleans where all are true or false, else text.
+    """
+    dialect = find_dialect(file, header)
+    refuse_growth(file.name, file.size, COLUMN_BYTES * len(dialect.names))
+    texts = _texts(file, dialect)
+    names, note = list(dialect.names), dialect.note
+    while names and not names[-1] and _is_blank(texts[len(names) - 1]):
+        names.pop()
+        note = f"{note}; empty last column left out" if note else "empty last column left out"
+    if "" in names:
+        raise DataError(
+            f"{file.name}: column {names.index('') + 1} has no name (an index that pandas wrote?); "
+            "name it, or write the file without it"
+        )
+    columns = _Columns(dict(zip(names, texts, strict=False)))
+
+    def place(row: int) -> str:
+        return file.line_of(row, dialect.separator, dialect.skip)
+
+    return Table(file.name, columns.values, note=note, place=place, text=columns.text)
+
+
+def _texts(file: CsvFile, dialect: Dialect) -> list[Any]:
+    """Every column as text, in Arrow."""
     arrow, reader = arrow_module("pyarrow"), arrow_module("pyarrow.csv")
-    lines = _Lines(path)
+    ids = [str(i) for i in range(len(dialect.names))]
     try:
-        table = reader.read_csv(
-            path,
-            reader.ReadOptions(
-                column_names=lines.names,
-                skip_rows=lines.before,
-                # One block, so that types are inferred from all rows.
-                block_size=min(path.stat().st_size + 1, 2**31 - 1),
-            ),
-            reader.ParseOptions(delimiter=lines.separator, newlines_in_values=True),
-        )
+        with file.open() as stream:
+            table = reader.read_csv(
+                stream,
+                reader.ReadOptions(
+                    column_names=ids,
+                    skip_rows=dialect.skip,
+                    block_size=min(file.size + 1, 2**31 - 1),
+                ),
+                reader.ParseOptions(delimiter=dialect.separator, newlines_in_values=True),
+                reader.ConvertOptions(column_types=dict.fromkeys(ids, arrow.string())),
+            )
     except arrow.ArrowException as error:
-        raise lines.explain(error) from error
-    if any(arrow.types.is_binary(column.type) for column in table.columns):
-        raise lines.not_text()
-    notes = []
-    if not lines.header:
-        notes.append("no header: columns are called 0, 1, ...")
-    if lines.separator != ",":
-        notes.append(f"cells are separated by {lines.separator!r}")
-    return Table(str(path), to_columns(arrow, table), note="; ".join(notes), place=lines.place)
+        raise _explained(file, dialect, error) from error
+    columns = table.columns
+    if any(column.num_chunks > 1 for column in columns[:1]):
+        columns = [column.cast(arrow.large_string()) for column in columns]
+    return [column.combine_chunks() for column in columns]
 
 
-class _Lines:
-    """A CSV file line by line: its header, and where the trouble is when there is some."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with self._open() as file:
-                before, line = next(
-                    ((i, line) for i, line in enumerate(file) if line.strip()), (0, "")
-                )
-            if "\0" in line:
-                raise self.not_text()
-            if not line:
-                raise DataError(f"{path} is empty")
-            self.separator = max(
-                SEPARATORS, key=lambda s: (len(next(csv.reader([line], delimiter=s))), s == ",")
-            )
-            first, names = next(self.records())
-            second = next((start for start, _ in self.records() if start > first), None)
-        except UnicodeDecodeError as error:
-            raise self.not_text() from error
-        except csv.Error as error:
-            raise self._not_csv(error) from error
-        self.header = not all(NUMBER.fullmatch(cell) for cell in names)
-        self.names = (
-            [name.strip() for name in names] if self.header else [str(i) for i in range(len(names))]
+def _explained(file: CsvFile, dialect: Dialect, error: Exception) -> DataError:
+    """What is wrong with a file that Arrow has given up."""
+    n = len(dialect.names)
+    try:
+        ragged = next(
+            (r for r in file.records(dialect.separator, dialect.skip) if len(r[1]) != n), None
         )
-        self.before = before
-        """Lines above the first row."""
-        if self.header:
-            if second is None:
-                raise DataError(f"{path} has a header and no rows")
-            self.before = second - 1
-        for i, name in enumerate(self.names):
-            if not name:
-                raise DataError(
-                    f"{path}: column {i + 1} has no name (an index that pandas wrote?); name it or "
-                    f"write the file without it"
-                )
-            if name in self.names[:i]:
-                raise DataError(f"{path}: two columns are called {name!r}; rename one")
+    except UnicodeDecodeError:
+        return file.not_text()
+    except csv.Error:
+        ragged = None
+    if ragged is None:
+        return DataError(f"{file.name} cannot be read as CSV: {first_line(error)}")
+    line, cells = ragged
+    hint = ""
+    if cells[0].startswith("#"):
+        hint = "; comments are skipped above the table only"
+    elif len(cells) == n + 1 and not cells[-1].strip():
+        hint = "; a separator ends the line"
+    return DataError(
+        f"{file.name}, line {line}: {len(cells)} cells, where the first line has {n}{hint}"
+    )
 
-    def _open(self) -> IO[str]:
-        return open(self.path, encoding="utf-8-sig", newline="")  # a byte order mark is skipped
 
-    def not_text(self) -> DataError:
-        """What to say about bytes that are none."""
-        return DataError(f"{self.path} is not text in UTF-8; save it as CSV UTF-8")
+def _is_blank(texts: Any) -> bool:
+    compute = arrow_module("pyarrow.compute")
+    return bool(compute.all(compute.equal(compute.utf8_trim_whitespace(texts), "")).as_py())
 
-    def records(self) -> Iterator[tuple[int, list[str]]]:
-        """Number of the first line and cells of every record that is not blank."""
-        with self._open() as file:
-            reader = csv.reader(file, delimiter=self.separator)
-            start = 1
-            for cells in reader:
-                if len(cells) > 1 or (cells and cells[0].strip()):
-                    yield start, cells
-                start = reader.line_num + 1
 
-    def place(self, row: int) -> str:
-        """Where the reader finds a row, counted from 0."""
-        with suppress(csv.Error):  # a cell that is too large for Python's own reader
-            for i, (start, _) in enumerate(self.records(), start=-1 if self.header else 0):
-                if i == row:
-                    return f"line {start}"
-        return f"row {row}"
+class _Columns:
+    """Columns of text as numbers, booleans, text or dates; the text of numbers on demand."""
 
-    def explain(self, error: Exception) -> DataError:
-        """What is wrong with the file, once a reader has given it up."""
+    def __init__(self, texts: dict[str, Any]) -> None:
+        self.arrow, self.compute = arrow_module("pyarrow"), arrow_module("pyarrow.compute")
+        self.missing = self.arrow.array(sorted(MISSING))
+        self.numeric: dict[str, Any] = {}
+        self.values: dict[str, HostArray] = {}
+        for name, text in texts.items():
+            self.values[name], is_number = self._converted(text)
+            if is_number:
+                self.numeric[name] = text
+
+    def text(self, name: str) -> HostArray | None:
+        """The cells of a column of numbers or booleans, without blanks around them."""
+        if name not in self.numeric:
+            return None
+        return objects(self.compute.utf8_trim_whitespace(self.numeric[name]).dictionary_encode())
+
+    def _converted(self, text: Any) -> tuple[HostArray, bool]:
+        """A column, and whether it became numbers or booleans."""
+        arrow, compute = self.arrow, self.compute
         try:
-            ragged = next((r for r in self.records() if len(r[1]) != len(self.names)), None)
-        except UnicodeDecodeError:
-            return self.not_text()
-        except csv.Error:
-            ragged = None
-        if ragged is not None:
-            return DataError(
-                f"{self.path}, line {ragged[0]}: {len(ragged[1])} cells, where the first line has "
-                f"{len(self.names)}"
-            )
-        return self._not_csv(error)
+            numbers = compute.cast(text, arrow.float64())
+        except arrow.ArrowException:
+            return self._untidy(text)
+        return self._integers(text, numbers.to_numpy(zero_copy_only=False)), True
 
-    def _not_csv(self, error: Exception) -> DataError:
-        return DataError(f"{self.path} cannot be read as CSV: {first_line(error)}")
+    def _integers(self, text: Any, numbers: HostArray) -> HostArray:
+        """Numbers as int64 where all are whole and fit."""
+        whole = len(numbers) and numbers[0] == np.rint(numbers[0])
+        if whole and (numbers == np.rint(numbers)).all():
+            try:
+                integers: HostArray = self.compute.cast(text, self.arrow.int64()).to_numpy()
+                return integers
+            except self.arrow.ArrowException:  # 1e5, or beyond 64 bits
+                pass
+        return numbers
+
+    def _untidy(self, text: Any) -> tuple[HostArray, bool]:
+        """A column with blanks, missing cells, or cells that are not numbers."""
+        arrow, compute = self.arrow, self.compute
+        text = compute.utf8_trim_whitespace(text)
+        absent = compute.is_in(text, value_set=self.missing.cast(text.type))
+        text = compute.if_else(absent, arrow.scalar(None, text.type), text)
+        known = text.drop_null()
+        try:
+            numbers: HostArray = compute.cast(text, arrow.float64()).to_numpy(zero_copy_only=False)
+            return (numbers if text.null_count else self._integers(text, numbers)), True
+        except arrow.ArrowException:
+            pass
+        if self._all_match(known, NUMBER):  # +3, in older versions of Arrow
+            cells = [np.nan if cell is None else float(cell) for cell in text.to_pylist()]
+            return np.asarray(cells), True
+        lower = compute.utf8_lower(text)
+        if compute.all(
+            compute.is_in(lower.drop_null(), value_set=arrow.array(["true", "false"], text.type))
+        ).as_py():
+            truth = compute.equal(lower, "true")
+            kind = arrow.float64() if truth.null_count else arrow.bool_()
+            return truth.cast(arrow.int8()).cast(kind).to_numpy(zero_copy_only=False), True
+        if self._all_match(known, DATE):
+            return np.zeros(len(text), "V1"), False
+        return objects(text.dictionary_encode()), False
+
+    def _all_match(self, text: Any, pattern: str) -> bool:
+        first = text[:1]
+        compute = self.compute
+        return all(
+            compute.all(compute.match_substring_regex(some, pattern)).as_py()
+            for some in (first, text)
+        )

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
 from portable_bp._typing import HostArray
+from portable_bp.tables.cells import NUMBER, advice
 
 
 class DataError(ValueError):
     """A file or table cannot be learnt from; the message says what and where."""
 
 
+def _no_text(name: str) -> None:
+    """The texts of a table that was not read from text."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Named columns of one length.
 
-    Attributes
+    Parameters
     ----------
     source : str
-        What messages call it.
-    columns : mapping from name to array of shape (n,)
+        What messages call the table.
+    columns : mapping of str to array of shape (n,)
         Numbers, text (objects: str, or None where missing), or what cannot be learnt from.
     default_target : str or None
         The column that is learnt unless another is named.
     same_unit : bool
         Whether all features share one unit, as pixels do: they are then scaled by one number.
     note : str
-        What was found out about the file, for the reader.
+        What the reader of the file assumed, for people to check.
+    place : callable
+        From a row, counted from 0, to the words that say where it is.
+    text : callable
+        From the name of a column to the text of its cells, array of shape (n,), where the file has
+        text (CSV) and the column has numbers; None elsewhere.
 
     Examples
     --------
@@ -49,33 +60,102 @@ class Table:
     same_unit: bool = False
     note: str = ""
     place: Callable[[int], str] = field(default="row {}".format, repr=False)
-    """From a row, counted from 0, to how a reader finds it."""
+    text: Callable[[str], HostArray | None] = field(default=_no_text, repr=False)
+
+    def __post_init__(self) -> None:
+        columns = {name: _as_column(values) for name, values in self.columns.items()}
+        object.__setattr__(self, "columns", columns)
+        rows = None
+        for name, values in columns.items():
+            if not isinstance(name, str):
+                raise DataError(
+                    f"{self.source}: the name of a column must be text, not {shown(name)}"
+                )
+            if values.ndim != 1:
+                raise DataError(
+                    f"{self.source}: column {shown(name)} has the shape {values.shape}; it must have "
+                    "one axis"
+                )
+            if rows is not None and len(values) != rows:
+                raise DataError(
+                    f"{self.source}: column {shown(name)} has {len(values):,} rows, the first has "
+                    f"{rows:,}"
+                )
+            rows = len(values)
 
     @property
     def rows(self) -> int:
-        """How many there are."""
-        return len(next(iter(self.columns.values())))
+        """The number of rows."""
+        return len(next(iter(self.columns.values()), ()))
 
     def column(self, name: str) -> HostArray:
-        """The column of that name, without missing values."""
+        """The column of that name, without missing values.
+
+        Parameters
+        ----------
+        name : str
+            The name of the column.
+
+        Returns
+        -------
+        array of shape (n,)
+            Numbers, or objects that are all str.
+
+        Raises
+        ------
+        DataError
+            There is no such column, a value is missing, or it holds neither numbers nor text.
+        """
         if name not in self.columns:
-            raise DataError(f"{self.source} has no column {name!r}; it has {some(self.columns)}")
-        values = self.columns[name]
-        if values.dtype.kind in "mMV":
             raise DataError(
-                f"{self.source}: column {name!r} holds neither numbers nor text (dates, lists, ...); "
-                "turn it into numbers, or leave it out"
+                f"{self.source} has no column {shown(name)}; it has {some(self.columns)}"
+            )
+        values = self.columns[name]
+        if values.dtype.kind not in "biufO":
+            raise DataError(
+                f"{self.source}: column {shown(name)} holds neither numbers nor text (dates, lists, "
+                "...); turn it into numbers, or leave it out"
             )
         missing = _missing(values)
         if missing.any():
             raise DataError(
-                f"{self.source}, {self.place(int(np.argmax(missing)))}: column {name!r} has a "
-                f"missing value (NaN or empty), {missing.sum()} in all; fill or drop such rows"
+                f"{self.source}, {self.place(int(np.argmax(missing)))}: column {shown(name)} has a "
+                f"missing value (empty, NA or NaN), {missing.sum():,} in all; fill or drop such rows"
             )
-        return values
+        return self._of_one_kind(name, values) if values.dtype.kind == "O" else values
+
+    def _of_one_kind(self, name: str, values: HostArray) -> HostArray:
+        """Objects that are all text, or numbers."""
+        is_text = np.fromiter((isinstance(v, str) for v in values), bool, len(values))
+        if is_text.all():
+            return values
+        if not is_text.any() and all(isinstance(value, Real) for value in values):
+            numbers = np.asarray(values.tolist())
+            return numbers if numbers.dtype.kind in "biuf" else values.astype(np.float64)
+        row = int(np.argmax(is_text != is_text[0]))
+        raise DataError(
+            f"{self.source}, {self.place(row)}: column {shown(name)} mixes values of different types, "
+            f"such as {shown(values[0])} and {shown(values[row])}; make them all numbers or all text"
+        )
 
     def numbers(self, names: Sequence[str]) -> HostArray:
-        """The columns side by side, float64 of shape (n, len(names)): finite numbers, or an error."""
+        """The columns side by side.
+
+        Parameters
+        ----------
+        names : sequence of str
+            The names of the columns.
+
+        Returns
+        -------
+        array of shape (n, len(names))
+            Finite numbers, float64.
+
+        Raises
+        ------
+        DataError
+            A column is not there, or holds anything but finite numbers.
+        """
         absent = [name for name in names if name not in self.columns]
         if absent:
             raise DataError(
@@ -93,37 +173,56 @@ class Table:
             for row, cell in enumerate(values):
                 if not NUMBER.fullmatch(cell):
                     raise DataError(
-                        f"{self.source}, {self.place(row)}: {cell!r} in column {name!r} is not a "
-                        "number; turn the column into numbers, or leave it out"
+                        f"{self.source}, {self.place(row)}: {shown(cell)} in column {shown(name)} is "
+                        f"not a number{advice(cell)}; turn the column into numbers, or leave it out"
                     )
         with np.errstate(over="ignore"):
             numbers = values.astype(np.float64)
         if np.isinf(numbers).any():
             row = int(np.argmax(np.isinf(numbers)))
             raise DataError(
-                f"{self.source}, {self.place(row)}: column {name!r} has an infinite value"
+                f"{self.source}, {self.place(row)}: column {shown(name)} has an infinite value"
             )
         return numbers
+
+
+def _as_column(values: Any) -> HostArray:
+    """Values as an array; text as objects."""
+    array = np.asarray(values)
+    return array.astype(object) if array.dtype.kind in "UT" else array
 
 
 def _missing(values: HostArray) -> HostArray:
     """Which cells are NaN, None or blank."""
     if values.dtype.kind == "O":
-        return np.asarray([cell is None or not cell.strip() for cell in values], dtype=bool)
+        return np.fromiter((_is_missing(cell) for cell in values), bool, len(values))
     if values.dtype.kind == "f":
         return np.isnan(values)
     return np.zeros(len(values), dtype=bool)
 
 
-NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
+def _is_missing(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return not cell or cell.isspace()
+    if isinstance(cell, float | np.floating):
+        return bool(cell != cell)
+    return cell is None or type(cell).__name__ in ("NAType", "NaTType")  # those of pandas
 
 
 def some(names: Iterable[str], most: int = 8) -> str:
     """The first names, in quotes, and how many more there are."""
     names = list(names)
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+    first = ", ".join(shown(name) for name in names[:most])
+    return first + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def shown(value: Any, most: int = 100) -> str:
+    """``repr(value)``, cut where it is long."""
+    text = repr(value[: most + 1] if isinstance(value, str) else value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of what an error says, cut where it quotes a long cell."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else f"{line[:200]} ..."

@@ -20,7 +20,7 @@ import pytest
 import portable_bp
 from portable_bp import cli, datasets, tabular, testing
 from portable_bp.cli import inspect
-from portable_bp.persistence import container
+from portable_bp.persistence import atomic, container
 from portable_bp.persistence.checkpoints import CheckpointDirectory
 from portable_bp.testing import Report, Row, equivalence
 from portable_bp.training.callbacks import ProgressBar
@@ -104,7 +104,7 @@ def test_train_shows_what_it_does(right):
     out = right("train", "digits", "--plot", "loss.png", "--epochs", "8")
     lines = out.splitlines()
     assert "digits: 1,797 rows, 64 features" in lines[0]
-    assert "'digit': classification into 10 classes (it holds 10 whole numbers)" in lines[1]
+    assert "'digit': classification, 10 classes (target has 10 distinct integers)" in lines[1]
     assert lines[3].startswith("backend  numpy: no usable accelerator: ")
     assert any(line.split() == ["hidden", "1", "relu", "128", "8,320"] for line in lines)
     assert any(line.split() == ["total", "softmax_cross_entropy", "17,226"] for line in lines)
@@ -172,7 +172,7 @@ def test_quantities_in_their_unit(right):
         right("train", path, "--target", "price", "--json", "--backend", "numpy", "--dropout", "0",
               "--epochs", "100", "--learning-rate", "0.01", "--hidden", "16")
     )  # fmt: skip
-    assert (told["task"], told["classes"], told["why"]) == ("regression", [], "it holds numbers")
+    assert (told["task"], told["classes"], told["why"]) == ("regression", [], "target has numbers")
     assert told["test_r2"] > 0.98
     assert told["test_mae"] <= told["test_rmse"] < 40
     rows = [*csv.reader(io.StringIO(right("predict", "model.safetensors", path)))]
@@ -227,7 +227,7 @@ def test_the_variable_chooses_the_backend_and_the_option_overrides_it(right, mon
     path = write_csv()
     monkeypatch.setenv("PORTABLE_BP_BACKEND", "strict")
     told = json.loads(right("train", path, "--target", "price", "--json", *QUICK[:4]))
-    assert (told["backend"], told["backend_why"]) == ("strict", "as PORTABLE_BP_BACKEND says")
+    assert (told["backend"], told["backend_why"]) == ("strict", "from PORTABLE_BP_BACKEND")
     told = json.loads(right("train", path, "--target", "price", "--json", *QUICK))
     assert (told["backend"], told["backend_why"]) == ("numpy", "as asked")
 
@@ -257,7 +257,7 @@ def test_pictures(right, name):
 def test_a_table_that_is_too_small_to_watch_is_trained_on_all_the_same(right):
     Path("t.csv").write_text("x,y\n" + "".join(f"{i},{i}.5\n" for i in range(4)))
     out = right("train", "t.csv", "--target", "y", "--plot", "loss.png", *QUICK)
-    assert "3 to train on, 0 to watch it, 1 to test on" in out
+    assert "3 training, 0 validation, 1 test" in out
 
 
 # --------------------------------------------------------------------------------- bad input
@@ -296,7 +296,7 @@ BAD_TABLES = {
     "text feature": ("size,price\n1,2\nbig,3\n3,4\n", ["line 3", "'big'", "'size'"]),
     "no such column": ("size,cost\n1,2\n2,3\n", ["'price'", "'size', 'cost'"]),
     "one class": ("size,price\n1,a\n2,a\n3,a\n", ["'a'", "two classes"]),
-    "a class each": ("size,price\n1,a\n2,b\n3,c\n", ["class in every row"]),
+    "a class each": ("size,price\n1,a\n2,b\n3,c\n", ["different class"]),
     "too few rows": ("size,price\n1,2.5\n", ["none to test on"]),
     "only the target": ("price\n1\n2\n", ["beside 'price'"]),
     "empty": ("", ["empty"]),
@@ -329,7 +329,7 @@ def test_bad_tables(call, case):
         ([], ["SOURCE"]),
         (["digits", "more"], ["more"]),
         (["digits", "--backend", "numby"], ["numby", "did you mean 'numpy'"]),
-        (["digits", "--backend", "cuda"], ["unknown backend"]),
+        (["digits", "--backend", "quda"], ["unknown backend"]),
         (["digits", "--backend", "torch:cuda:77"], ["torch:cuda:77"]),
         (["digits", "--backend", ""], ["backend"]),
         (["digits", "--target", "number"], ["'number'", "'pixel_0_0'"]),
@@ -419,7 +419,7 @@ def test_bad_arguments_of_predict(call, right):
         ([model, "nan.csv"], ["line 3", "'age'"]),
         ([model, "digits"], ["digits", "'size'"]),
         ([model, "table.csv", "--probabilities"], ["probabilities"]),
-        ([model, "table.csv", "--backend", "cpu"], ["cpu"]),
+        ([model, "table.csv", "--backend", "tpu"], ["tpu"]),
         ([model, "table.csv", "--output", "folder"], ["directory"]),
         ([model, "table.csv", "--output", model], ["overwritten"]),
         ([model, "table.csv", "--output", "table.csv"], ["overwritten"]),
@@ -439,10 +439,10 @@ def test_bad_arguments_of_the_rest(call, arguments):
 
 
 def test_a_read_only_directory_is_found_before_the_training(call, monkeypatch):
-    def full(path, *args, **kwargs):
+    def full(directory):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "touch", full)
+    monkeypatch.setattr(atomic, "check_writable", full)
     refused(call, "train", "digits", *QUICK, words=["model.safetensors", "Permission denied"])
 
 
@@ -570,7 +570,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name, code, pixels, whol
     running.send_signal(getattr(signal, name))
     found, _, err = end(running)
     assert (found, err.count("\n")) == (code, 1), err
-    assert "go on with --resume" in err
+    assert "continue with --resume" in err
     assert not Path("model.safetensors").exists()
     assert end(process("train", pixels, *KEPT, "--resume", "--quiet")) == (0, "", "")
     assert arrays("model.safetensors") == whole
@@ -602,7 +602,7 @@ def test_without_checkpoints_only_ctrl_c_keeps_the_best_model_so_far(call, monke
 
 def test_an_end_before_the_training_writes_nothing(call, monkeypatch):
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        monkeypatch.setattr(datasets, "load", lambda source, n=number: signal.raise_signal(n))
+        monkeypatch.setattr(datasets, "load", lambda *arguments, n=number: signal.raise_signal(n))
         found, out, err = call("train", "digits", *QUICK)
         # On Ctrl-C click ends the line that a terminal began with ^C.
         assert (found, out, err.strip().count("\n")) == (code, "", 0)
@@ -698,7 +698,7 @@ def test_version_and_help(right):
     for name in ("train", "predict", "info", "explain", "check"):
         assert f"\n  {name} " in everything
         assert "--help" in right(name, "-h")
-    for code in ("0 done", "1 it", "2 bad", "130", "143"):
+    for code in ("0 success", "1 the command failed", "2 bad", "130", "143"):
         assert code in everything
 
 
@@ -727,7 +727,7 @@ def test_a_reader_that_leaves_is_no_error(right):
 def test_warnings_are_one_line_on_stderr(call, monkeypatch, recwarn):
     import warnings
 
-    def noisy(source):
+    def noisy(*arguments):
         warnings.warn("look\nhere", UserWarning, stacklevel=1)
         return digits
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import precision_recall_fscore_support
 
 import portable_bp
 from portable_bp import tabular
 from portable_bp.datasets import DataError, Table, digits
 from portable_bp.errors import CheckpointError
 from portable_bp.persistence import container
-from portable_bp.tabular import TabularModel, class_scores, infer_task, prepare
+from portable_bp.tabular import TabularModel, infer_task, prepare
 
 RNG = np.random.default_rng(0)
 
@@ -49,7 +48,7 @@ def pets(n=60, **columns):
 def test_the_task_follows_from_the_target(values, task):
     found, why = infer_task(values)
     assert found == task
-    assert why.startswith("it holds")
+    assert why.startswith("target ")
 
 
 def test_the_task_can_be_chosen():
@@ -85,7 +84,7 @@ def test_labels_are_kept(values, classes):
     ("table", "options", "words"),
     [
         (pets(kind=text(*["cat"] * 60)), {"target": "kind"}, "every row has the class 'cat'"),
-        (pets(kind=text(*map(str, range(60)))), {"target": "kind"}, "another class in every row"),
+        (pets(kind=text(*[f"k{i}" for i in range(60)])), {"target": "kind"}, "different class"),
         (pets(kind=np.ones(60)), {"target": "kind"}, "every row has the class 1 in"),
         (pets(), {}, "name the column to learn"),
         (pets(), {"target": "price"}, "no column 'price'"),
@@ -160,7 +159,7 @@ def test_a_value_beyond_all_numbers_says_where():
     n = 50
     table = Table("t", {"x": RNG.normal(size=n) * 1e-300, "y": RNG.integers(0, 2, n)})
     p = prepare(table, "y").preparation
-    with pytest.raises(DataError, match="new, row 1: column 'x' is too far from what was trained"):
+    with pytest.raises(DataError, match="new, row 1: column 'x' is too far from the training data"):
         p.inputs(Table("new", {"x": np.asarray([0.0, 1e300])}))
 
 
@@ -196,16 +195,6 @@ def test_many_small_classes_leave_rows_to_test_on():
 
 
 # --------------------------------------------------------------------------------- the results
-
-
-def test_scores_of_classes_are_those_of_scikit_learn():
-    truth, predicted = RNG.integers(0, 5, (2, 200))
-    predicted[predicted == 3] = 4  # never called
-    scores = class_scores("abcdef", truth, predicted)
-    expected = precision_recall_fscore_support(truth, predicted, labels=range(6), zero_division=0)
-    for i, name in enumerate(("precision", "recall", "f1", "support")):
-        np.testing.assert_allclose([getattr(s, name) for s in scores], expected[i], rtol=1e-14)
-    assert [s.label for s in scores] == list("abcdef")
 
 
 def fitted(ready, **options):

@@ -1,0 +1,96 @@
+"""What ``portable-bp train`` prints and reports: the setup, the test, the summary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from portable_bp.backend import Backend
+from portable_bp.cli import shell
+from portable_bp.datasets import Table
+from portable_bp.mlp import MLP
+from portable_bp.tabular import Prepared
+from portable_bp.training.model import Model
+
+
+def print_setup(
+    out: Console, table: Table, ready: Prepared, backend: Backend, why: str, net: MLP
+) -> None:
+    """The table, the task, the split, the backend and the network, before the training."""
+    p, parts = ready.preparation, ready.parts
+    classes = f", {len(p.classes)} classes" if p.classes else ""
+    note = f" ({table.note})" if table.note else ""
+    lines = (
+        f"table    {table.source}: {table.rows:,} rows, {len(p.features):,} features{note}",
+        f"target   {p.target!r}: {p.task}{classes} ({ready.why})",
+        f"split    {len(parts.train):,} training, {len(parts.validation):,} validation, "
+        f"{len(parts.test):,} test",
+        f"backend  {backend.spec}: {why}",
+    )
+    for line in lines:
+        out.print(shell.printable(line))
+    out.print(_layers(net))
+
+
+def _layers(net: MLP) -> RichTable:
+    layers = RichTable("layer", "activation", box=None, padding=(0, 2, 0, 0))
+    for heading in ("units", "parameters"):
+        layers.add_column(heading, justify="right")
+    layers.add_row("input", "", f"{net.sizes[0]:,}", "")
+    for l, ((W, b), f) in enumerate(zip(net.shapes, net.activations, strict=True), start=1):
+        name = "output" if l == len(net.shapes) else f"hidden {l}"
+        layers.add_row(name, f.name, f"{W[1]:,}", f"{W[0] * W[1] + b[0]:,}")
+    layers.add_row("total", net.loss.name, "", f"{net.n_parameters:,}")
+    return layers
+
+
+def evaluate(ready: Prepared, model: Model) -> dict[str, Any]:
+    """The scores on the test rows."""
+    p = ready.preparation
+    X, y = ready.part(ready.parts.test)
+    predicted = np.asarray(model.predict(X))
+    if not p.classes:
+        errors = (y - predicted).astype(np.float64)  # in units of the target's deviation
+        peak = float(np.max(np.abs(errors))) or 1.0  # so that no square overflows
+        return {
+            "test_r2": model.score(X, y),
+            "test_rmse": float(np.sqrt(np.mean((errors / peak) ** 2))) * peak * p.target_scale,
+            "test_mae": float(np.mean(np.abs(errors))) * p.target_scale,
+        }
+    from sklearn.metrics import precision_recall_fscore_support
+
+    scores = precision_recall_fscore_support(
+        y, predicted, labels=range(len(p.classes)), zero_division=0
+    )
+    keys = ("label", "precision", "recall", "f1", "support")
+    rows = zip(p.classes, *(score.tolist() for score in scores), strict=True)
+    return {
+        "test_accuracy": float(np.mean(predicted == y)),
+        "per_class": [dict(zip(keys, row, strict=True)) for row in rows],
+    }
+
+
+def print_summary(out: Console, report: dict[str, Any]) -> None:
+    """The scores, the time and the files, after the training."""
+    if "test_accuracy" in report:
+        scores = RichTable("class", box=None, padding=(0, 2, 0, 0))
+        for heading in ("precision", "recall", "f1", "support"):
+            scores.add_column(heading, justify="right")
+        for row in report["per_class"]:
+            numbers = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+            scores.add_row(shell.printable(str(row["label"])), *numbers, str(row["support"]))
+        out.print(scores)
+        n = report["rows"]["test"]
+        correct = round(report["test_accuracy"] * n)
+        out.print(f"test accuracy {report['test_accuracy']:.2%} ({correct} of {n})")
+    else:
+        out.print(
+            f"test R^2 {report['test_r2']:.4f}; errors of {shell.printable(report['target'])!r}: root "
+            f"mean square {report['test_rmse']:.4g}, mean absolute {report['test_mae']:.4g}"
+        )
+    out.print(f"{report['epochs']} epochs, {report['seconds']:.1f} s in total")
+    written = [report["model"], *([report["plot"]] if report["plot"] else [])]
+    out.print(f"wrote {shell.printable(' and '.join(written))}")
