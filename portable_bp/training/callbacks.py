@@ -118,8 +118,9 @@ class EarlyStopping:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state`."""
-        self.best = math.inf if state["best"] is None else float(state["best"])
-        self.waited = int(state["waited"])
+        best = state["best"]
+        self.best = math.inf if best is None else checks.real("best", best)
+        self.waited = checks.positive_int("waited", state["waited"], least=0)
 
 
 class ProgressBar:

@@ -28,6 +28,7 @@ from portable_bp.inputs import checks, examples
 from portable_bp.inputs.examples import Rows
 from portable_bp.inputs.transfer import float_name, to_backend
 from portable_bp.mlp import MLP
+from portable_bp.persistence import documents
 from portable_bp.training import blocks, divergence, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
 from portable_bp.training.feed import Feed, Piece, Resident, Streamed, must_stream, select
@@ -259,6 +260,7 @@ def fit(
                         where, name, (feed.arrays[0], targets, weights), test or ()
                     ),
                 }
+                run.columns = {*columns, "seconds"}
                 run.record_in(directory, every, resume)
             return run.train()
 
@@ -306,6 +308,8 @@ class _Run:
     clipped: bool
     """Whether the norm of the gradient is bounded."""
     identity: dict[str, Any] = field(default_factory=dict)
+    columns: set[str] = field(default_factory=set)
+    """What the history has a number of for each epoch."""
 
     epoch: int = 0
     """Whole epochs done."""
@@ -561,48 +565,58 @@ class _Run:
         if metadata.get("kind") != "checkpoint":
             raise CheckpointError("the file is a model, not the checkpoint of a run")
         try:
+            documents.check(arrays, metadata)
             recovery.agree(metadata["run"], self.identity)
             self.resume_at(metadata)
             self.losses = [arrays["losses"]] if arrays["losses"].size else []
-            if sum(map(len, self.losses)) not in (0, self.in_epoch):
-                raise ValueError(f"losses of {len(self.losses[0])} steps after {self.in_epoch}")
             if metadata["best"] is not None:
                 score, epoch = metadata["best"]
                 params = recovery.unflatten(self.backend, "best", self.state[0], arrays)
-                self.best = (float(score), int(epoch), params)
-            self.start_from(recovery.unflatten(self.backend, "state", self.state, arrays))
+                self.best = (float(score), epoch, params)
+            state = recovery.unflatten(self.backend, "state", self.state, arrays)
+            extra = len(arrays) - 1 - len([*leaves((state, (self.best and self.best[2]) or ()))])
+            if extra:
+                raise ValueError(f"{extra} of its arrays are unknown to this run")
+            self.start_from(state)
         except CheckpointError:
             raise
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise CheckpointError(
-                f"the checkpoint does not hold what a run needs: {error!r}"
+                f"the checkpoint does not hold what a run needs: {error}"
             ) from error
 
     def resume_at(self, metadata: dict[str, Any]) -> None:
-        """Where the run stands, by the numbers of a checkpoint."""
-        counts = [metadata[name] for name in ("epoch", "in_epoch", "steps")]
+        """Where the run stands, by the numbers of a checkpoint, which agree with each other."""
         self.epoch, self.in_epoch, self.steps = (
-            checks.positive_int("", c, least=0) for c in counts
+            metadata[name] for name in ("epoch", "in_epoch", "steps")
         )
         if (
             self.steps != self.epoch * self.per_epoch + self.in_epoch
             or self.in_epoch > self.per_epoch
         ):
-            raise ValueError(f"epoch, step and sum of steps do not belong together: {counts}")
+            raise ValueError(
+                f"{self.steps} steps are not {self.epoch} epochs of {self.per_epoch} and "
+                f"{self.in_epoch} steps"
+            )
         planned, now = (e * self.per_epoch for e in (metadata["epochs"], self.epochs))
-        if any(self.schedule(t, planned) != self.schedule(t, now) for t in range(self.steps)):
+        # No more steps than this run would make: what a file claims is never the length of a loop.
+        steps = range(min(self.steps, now))
+        if any(self.schedule(t, planned) != self.schedule(t, now) for t in steps):
             raise CheckpointError(
                 f"the checkpoint is of a run of {metadata['epochs']} epochs, here are {self.epochs}, "
                 f"and the rates of {self.schedule.name} depend on that: pass "
                 f"epochs={metadata['epochs']}, or a schedule with total_steps"
             )
         rate, best, waited = metadata["plateau"]
-        self.plateau = (float(rate), recovery.from_number(best), int(waited))
+        self.plateau = (float(rate), recovery.from_number(best), waited)
         self.history = History(
             [{k: float(v) for k, v in row.items()} for row in metadata["history"]]
         )
-        if len(self.history.epochs) != self.epoch:
-            raise ValueError(f"the history of {len(self.history.epochs)} epochs after {self.epoch}")
+        if self.history.epochs and self.history.epochs[0].keys() != self.columns:
+            raise ValueError(
+                f"its history has the columns {checks.shown(sorted(self.history))}, this run records "
+                f"{sorted(self.columns)}"
+            )
         self.restored = metadata["watchers"]
         if len(self.restored) != len(self.watchers):
             raise CheckpointError(
@@ -822,7 +836,7 @@ def _restore(watcher: Any, kept: Any) -> None:
     """Hand a callback what a checkpoint keeps of it."""
     try:
         watcher.restore(kept)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint does not hold the state of {checks.shown(watcher)}: {error!r}; pass the "
             "callbacks of that run, in their order"

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from portable_bp._scalars import shown
 from portable_bp._tree import leaves, map_leaves, paths
 from portable_bp._typing import HostArray, Tree
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import owner
 from portable_bp.equations import optimizers, schedules
 from portable_bp.errors import CheckpointError
+from portable_bp.inputs.transfer import dtype_name
 
 
 def flatten(backend: Backend, name: str, tree: Tree) -> dict[str, HostArray]:
@@ -37,11 +39,11 @@ def unflatten(backend: Backend, name: str, form: Tree, arrays: Mapping[str, Host
     def placed(path: str, leaf: Any) -> Any:
         if path not in arrays:
             raise CheckpointError(f"the checkpoint has no array {path!r}: it is of another network")
-        array = arrays[path]
-        if array.shape != tuple(leaf.shape):
+        array, shape, dtype = arrays[path], tuple(leaf.shape), dtype_name(leaf)
+        if array.shape != shape or array.dtype.name != dtype:
             raise CheckpointError(
-                f"the checkpoint's {path!r} has the shape {array.shape}, this network needs "
-                f"{tuple(leaf.shape)}"
+                f"the checkpoint's {path!r} is {array.dtype} of shape {array.shape}, this run needs "
+                f"{dtype} of shape {shape}"
             )
         return backend.asarray(array)
 
@@ -81,15 +83,17 @@ def fingerprint(backend: Backend, dtype: str, *sets: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
-def agree(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def agree(saved: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     """Raise unless a checkpoint is of the same run: network, data, optimiser, seed, ..."""
     modern = {"optimizer": optimizers.modern, "learning_rate": schedules.modern}
-    kept = {k: modern[k](v) if k in modern and isinstance(v, dict) else v for k, v in kept.items()}
-    for name, value in now.items():
-        if kept.get(name) != value:
+    saved = {
+        k: modern[k](v) if k in modern and isinstance(v, dict) else v for k, v in saved.items()
+    }
+    for name, value in run.items():
+        if saved.get(name) != value:
             raise CheckpointError(
-                f"the checkpoint is of another run: its {name} is {kept.get(name)!r}, here it is "
-                f"{value!r}. Pass the arguments of that run, or another directory"
+                f"the checkpoint is of another run: its {name} is {shown(saved.get(name))}, here "
+                f"it is {shown(value)}. Pass the arguments of that run, or another directory"
             )
 
 
