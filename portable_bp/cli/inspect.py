@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from portable_bp import __version__, worked_example
+from portable_bp import __version__, explorer, worked_example
 from portable_bp.backend.registry import VARIABLE, adapters, choose_auto
 from portable_bp.cli import shell
 from portable_bp.persistence import atomic
@@ -56,8 +56,18 @@ def info(as_json: bool) -> int:
 
 @click.command()
 @shell.json_option
-def explain(as_json: bool) -> int:
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write the explorer instead: a page to step through the same networks.")  # fmt: skip
+def explain(as_json: bool, html: Path | None) -> int:
     """Work through backpropagation: every number of two small networks, on every usable backend."""
+    if html is not None:
+        if as_json:
+            raise click.UsageError("--json prints numbers, --html writes a page: choose one")
+        shell.check_target(html)
+        with shell.failing(html):
+            atomic.write(html, explorer.page().encode())
+        click.echo(f"wrote {html}: open it in a browser")
+        return 0
     specs = worked_example.usable_backends()
     runs = [
         [worked_example.trace(example, spec) for spec in specs]
