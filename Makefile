@@ -2,13 +2,19 @@
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
-BIN := $(VENV)/bin
+FLOOR := .venv-floor
+ifeq ($(OS),Windows_NT)
+SCRIPTS := Scripts
+else
+SCRIPTS := bin
+endif
+BIN := $(VENV)/$(SCRIPTS)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # One BLAS thread per test worker: two workers on two cores do not fight for them.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: train test test-all lint mutants bench docs docs-smoke docs-test clean
+.PHONY: train test test-all test-floor lint coverage wheel mutants bench docs docs-smoke docs-test clean
 
 train: $(VENV)/.cli
 	$(BIN)/portable-bp train digits
@@ -24,6 +30,25 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.docstrings
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --quiet --offline .github
+
+# The lowest versions that pyproject.toml allows, in an environment of their own.
+test-floor: $(FLOOR)/.test
+	OMP_NUM_THREADS=1 $(FLOOR)/$(SCRIPTS)/python -m pytest -n $(WORKERS) -m "not slow" --ignore=tests/docs --ignore=tests/project
+
+# Which lines the tests run, of the packages; the files for CuPy are left out: they need a GPU.
+coverage: $(VENV)/.test
+	$(PYTEST) -m "not slow" --cov --cov-report=term
+
+# The wheel, and a training with it in an environment that has nothing else but what it asks for.
+wheel: $(VENV)/.test
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTEST) tests/project/test_packaging.py
 
 # The site; a warning is an error. The pages work from the folder, without a network.
 docs: $(VENV)/.test
@@ -56,9 +81,14 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[test]'
 	touch $@ $(VENV)/.cli
 
+$(FLOOR)/.test: pyproject.toml constraints-floor.txt
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/$(SCRIPTS)/python -m pip install --quiet --disable-pip-version-check --constraint constraints-floor.txt --editable '.[suite]'
+	touch $@
+
 $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[bench]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/_generated docs/api docs/gallery *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(FLOOR) build dist docs/_build docs/_generated docs/api docs/gallery *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,6 +11,18 @@ from portable_bp._typing import Array, Tree
 def leaves(tree: Tree) -> Iterator[Array]:
     """The leaves of a tree, left to right.
 
+    Parameters
+    ----------
+    tree : tree of arrays
+        Nested tuples, lists and dictionaries.
+
+    Yields
+    ------
+    array
+        One leaf after the other.
+
+    Examples
+    --------
     >>> list(leaves((1, [2, ()], {"a": 3})))
     [1, 2, 3]
     """
@@ -26,6 +38,22 @@ def leaves(tree: Tree) -> Iterator[Array]:
 def map_leaves(f: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """A tree of the same form, each leaf ``f(leaf, *leaves of the others in the same place)``.
 
+    Parameters
+    ----------
+    f : function
+        Of one leaf of each tree.
+    tree : tree of arrays
+        Nested tuples, lists and dictionaries.
+    *others : trees of the same form
+        Whose leaves go with those of ``tree``.
+
+    Returns
+    -------
+    tree
+        The results.
+
+    Examples
+    --------
     >>> map_leaves(lambda a, b: a + b, (1, [2, ()]), (10, [20, ()]))
     (11, [22, ()])
     """

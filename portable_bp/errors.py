@@ -24,10 +24,12 @@ class MixedBackendError(BackendError, TypeError):
 class DivergenceError(ValueError):
     """Training produced a loss or a parameter that is not finite.
 
-    Attributes
+    Parameters
     ----------
-    model : Model or None
-        The model with the last finite parameters.
+    message : str
+        What happened, and what to do.
+    model : Model, optional
+        The model with the last finite parameters; an attribute of the error.
     """
 
     def __init__(self, message: str, model: Any = None) -> None:

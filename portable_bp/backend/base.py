@@ -20,10 +20,20 @@ from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
 
 
 def extend(module: ModuleType, kernel: Callable[[Callable[..., Any]], Any]) -> Namespace:
-    """``module`` with a hook for native kernels: a namespace with the same names at the same cost.
+    """A namespace with the names of a module, and a hook for native kernels.
 
-    ``kernel(group)`` is asked with each element-wise group of the equations and answers with a
-    function of the same arrays (without ``xp``), or with None to let the equation run as written.
+    Parameters
+    ----------
+    module : module
+        The namespace of a library.
+    kernel : function
+        ``kernel(formula)`` is asked with each element-wise function of the equations and answers
+        with a function of the same arrays (without ``xp``), or with None to let the equation run.
+
+    Returns
+    -------
+    namespace
+        At the same cost as the module.
     """
     namespace = ModuleType(module.__name__)
     namespace.__dict__.update(vars(module))
@@ -45,22 +55,34 @@ class Runner(Protocol):
 
         Parameters
         ----------
-        data : tuple of arrays on the device, each of n rows
-        order : integers on the host, shape (steps, batch), each in [0, n)
-            Step ``i`` sees the rows ``order[i]`` of every array in ``data``; with None, all rows.
+        data : tuple of arrays of n rows
+            On the device.
+        order : array of shape (steps, batch), or None
+            Integers on the host, each in [0, n). Step ``i`` sees the rows ``order[i]`` of every array
+            in ``data``; with None, all rows.
         table : tuple of host arrays, each of shape (steps,)
             Step ``i`` gets their ``i``-th entries as 0-d arrays: all numbers that change between
             steps (rate, bias corrections, the counter that keys random bits).
 
         Returns
         -------
-        The losses of the steps, one array of shape (steps,) on the device; ``()`` from a step that
-        does not report its loss.
+        array of shape (steps,), or ()
+            The losses of the steps, on the device; ``()`` from a step that does not report its loss.
         """
 
 
-class EagerRunner:
-    """Runs the step as it is written: one gather and one call per step."""
+class EagerRunner(Runner):
+    """Runs the step eagerly: one gather and one call per step.
+
+    Parameters
+    ----------
+    backend : Backend
+        Where it runs.
+    step : function
+        ``step(xp, state, batch) -> (state, loss)``, pure.
+    state : tree of arrays
+        Where it starts.
+    """
 
     def __init__(self, backend: Backend, step: Step, state: Tree) -> None:
         self._backend, self._step, self._state = backend, step, state
@@ -142,39 +164,125 @@ class Backend(ABC):
     @classmethod
     @abstractmethod
     def from_device(cls, device: str) -> Backend:
-        """The backend for what stands after the colon of a spec (empty: the library's default)."""
+        """The backend for what stands after the colon of a spec.
+
+        Parameters
+        ----------
+        device : str
+            Empty for the library's default.
+
+        Returns
+        -------
+        Backend
+            Raises a ValueError for a device that is not there.
+        """
 
     @classmethod
     @abstractmethod
     def spec_of(cls, array: Any) -> str:
-        """The spec of the device that ``array``, an array of this library, lives on."""
+        """The spec of the device that an array lives on.
+
+        Parameters
+        ----------
+        array : array of this library
+            Of any shape.
+
+        Returns
+        -------
+        str
+            Such as ``"torch:cuda:0"``.
+        """
 
     @abstractmethod
     def asarray(self, values: Any, dtype: Any = None) -> Array:
-        """A private copy of ``values`` on this device: later changes to ``values`` never show.
+        """A private copy on this device: later changes to ``values`` never show.
 
-        ``values``: an array of this library or of NumPy, or nested lists. ``dtype``: a name such as
-        ``"float32"``; None keeps that of ``values``.
+        Parameters
+        ----------
+        values : array or nested lists
+            Of this library or of NumPy.
+        dtype : str, optional
+            A name such as ``"float32"``; None keeps that of ``values``.
+
+        Returns
+        -------
+        array
+            Of this library, on this device.
         """
 
     @abstractmethod
     def to_numpy(self, array: Array) -> HostArray:
-        """A private, writable NumPy copy."""
+        """A private, writable NumPy copy.
+
+        Parameters
+        ----------
+        array : array of this library
+            Of any shape.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the same shape and dtype.
+        """
 
     def traced(self, array: Any) -> bool:
-        """Whether ``array`` is a stand-in inside a compiler, without values to look at."""
+        """Whether an array is a stand-in inside a compiler, without values to look at.
+
+        Parameters
+        ----------
+        array : object
+            Any array.
+
+        Returns
+        -------
+        bool
+            False for an array with values.
+        """
         return False
 
     def dtype(self, name: str) -> Any:
-        """This library's dtype object; refuses one that the device would silently narrow."""
+        """This library's dtype object; refuses one that the device would silently narrow.
+
+        Parameters
+        ----------
+        name : str
+            Such as ``"float64"``.
+
+        Returns
+        -------
+        object
+            As the library's functions take it.
+        """
         return getattr(self.xp, str(name))
 
     def has_dtype(self, name: str) -> bool:
-        """Whether arrays of this dtype can be made on the device."""
+        """Whether arrays of this dtype can be made on the device.
+
+        Parameters
+        ----------
+        name : str
+            Such as ``"float64"``.
+
+        Returns
+        -------
+        bool
+            Whether :meth:`missing_dtype` has no reason.
+        """
         return self.missing_dtype(name) is None
 
     def missing_dtype(self, name: str) -> str | None:
-        """Why the device has no arrays of this dtype; None when it has them."""
+        """Why the device has no arrays of this dtype.
+
+        Parameters
+        ----------
+        name : str
+            Such as ``"float64"``.
+
+        Returns
+        -------
+        str or None
+            None when it has them.
+        """
         try:
             with self.scope():
                 made = self.asarray([0], name)
@@ -190,11 +298,35 @@ class Backend(ABC):
         return "float64" if self.has_dtype("float64") else "float32"
 
     def copy(self, array: Array) -> Array:
-        """A copy on the same device."""
+        """A copy on the same device.
+
+        Parameters
+        ----------
+        array : array of this library
+            Of any shape.
+
+        Returns
+        -------
+        array
+            With memory of its own.
+        """
         return self.xp.asarray(array, copy=True)
 
     def upload(self, values: HostArray, dtype: str) -> Array:
-        """:meth:`asarray` for a thread beside the computation: returns when the copy has arrived."""
+        """The same as :meth:`asarray`, for a thread beside the computation.
+
+        Parameters
+        ----------
+        values : numpy.ndarray
+            What to copy.
+        dtype : str
+            A name such as ``"float32"``.
+
+        Returns
+        -------
+        array
+            When the copy has arrived.
+        """
         return self.asarray(values, dtype)
 
     def free_memory(self) -> int | None:
@@ -205,6 +337,18 @@ class Backend(ABC):
     def out_of_memory(cls, error: Exception) -> bool:
         """Whether the library says with this error that the device has no memory left.
 
+        Parameters
+        ----------
+        error : Exception
+            What the library raised.
+
+        Returns
+        -------
+        bool
+            Whether it is a MemoryError or one of :attr:`oom_messages`.
+
+        Examples
+        --------
         >>> Backend.out_of_memory(MemoryError()), Backend.out_of_memory(RuntimeError("CUDA error"))
         (True, False)
         """
@@ -212,7 +356,13 @@ class Backend(ABC):
         return said or isinstance(error, MemoryError)
 
     def scope(self) -> AbstractContextManager[Any]:
-        """Entered around every computation: device, precision and autograd settings."""
+        """Entered around every computation: device, precision and autograd settings.
+
+        Returns
+        -------
+        context manager
+            By default one that does nothing.
+        """
         return nullcontext()
 
     def synchronize(self) -> None:
@@ -220,11 +370,35 @@ class Backend(ABC):
         return
 
     def compile(self, step: Step, state: Tree) -> Runner:
-        """The fastest way this backend knows to run ``step``, with the same numbers."""
+        """The fastest way this backend knows to run a step, with the same numbers.
+
+        Parameters
+        ----------
+        step : function
+            ``step(xp, state, batch) -> (state, loss)``, pure.
+        state : tree of arrays
+            Where it starts; it is not changed.
+
+        Returns
+        -------
+        Runner
+            Bound to a private copy of the state.
+        """
         return EagerRunner(self, step, state)
 
     def compile_function(self, f: Callable[..., Tree]) -> Callable[..., Tree]:
-        """``f(xp, *trees)``, pure as a step is, as a function of the trees: compiled where that pays."""
+        """A pure function without its namespace: compiled where that pays.
+
+        Parameters
+        ----------
+        f : function
+            ``f(xp, *trees) -> tree``, pure as a step is.
+
+        Returns
+        -------
+        function
+            ``trees -> tree``, with the same numbers.
+        """
         return partial(f, self.xp)
 
     def __repr__(self) -> str:

@@ -65,6 +65,13 @@ def adapters() -> dict[str, type[Backend]]:
 def available_backends() -> tuple[str, ...]:
     """The specs that :func:`get_backend` would take here: every usable device of every library.
 
+    Returns
+    -------
+    tuple of str
+        Such as ``("numpy", "torch:cuda:0", "torch")``.
+
+    Examples
+    --------
     >>> "numpy" in available_backends()
     True
     """
@@ -192,6 +199,18 @@ def use_backend(spec: str | Backend) -> Iterator[Backend]:
 
     A new thread starts without it (as with every ``contextvars`` variable).
 
+    Parameters
+    ----------
+    spec : str or Backend
+        As :func:`get_backend` takes it.
+
+    Yields
+    ------
+    Backend
+        The backend of the block.
+
+    Examples
+    --------
     >>> with use_backend("numpy") as backend:
     ...     backend.spec
     'numpy'

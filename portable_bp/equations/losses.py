@@ -35,9 +35,11 @@ class Loss(ByName):
 
     Parameters
     ----------
-    value : ``value(o, y, xp) -> l``
-        The terms, shape (n, k) like ``o`` and ``y``; we sum over outputs and average over examples.
-    gradient : ``gradient(o, y, xp) -> dl/do``, shape (n, k)
+    value : function
+        ``value(o, y, xp) -> l``, of shape (n, k) like ``o`` and ``y``: we sum over outputs and average
+        over examples.
+    gradient : function
+        ``gradient(o, y, xp) -> dl/do``, of shape (n, k).
     name : str
         Shown in summaries; a model with a name that is not in :data:`LOSSES` cannot be saved.
     output : str

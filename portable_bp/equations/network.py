@@ -154,12 +154,29 @@ def loss_and_gradients(
 
     Parameters
     ----------
-    params : L pairs ``(W, b)``
-    x : (n, i)
-    y : (n, k)
-    weights : (n,), not negative; optional
-    masks : dropout masks, one per layer's input, None where there is none; optional
-    report : with False the value of E is not computed and ``()`` stands in its place
+    eq : Equations
+        What the network computes.
+    params : pairs (W, b)
+        One for each of the L layers.
+    x : array of shape (n, i)
+        The examples.
+    y : array of shape (n, k)
+        The targets; class labels as one-hot rows.
+    xp : namespace
+        The Array API namespace of all of them.
+    weights : array of shape (n,), optional
+        Not negative.
+    masks : sequence of arrays or None, optional
+        Dropout masks, one per layer's input; None where there is none.
+    report : bool
+        With False the value of E is not computed and ``()`` stands in its place.
+
+    Returns
+    -------
+    loss : array of shape ()
+        E, or ``()``.
+    grads : pairs (dW, db)
+        Shaped like ``params``.
     """
     share = example_weights(x, weights, xp=xp)
     cache = forward(params, x, eq.activations, xp=xp, masks=masks)

@@ -614,7 +614,7 @@ def check_backend(spec: str | Backend = "numpy", *, thorough: bool = False) -> R
     """Compare a backend with float64 NumPy in everything that training does.
 
     Activations, losses, gradients, initialisers, optimisers, schedules, dropout, whole training
-    runs; float32 and, where the device has it, float64; steps compiled and as written. A minute on
+    runs; float32 and, where the device has it, float64; steps compiled and eager. A minute on
     a machine of two cores; ``print(report)`` shows a table.
 
     Parameters
@@ -622,7 +622,12 @@ def check_backend(spec: str | Backend = "numpy", *, thorough: bool = False) -> R
     spec : str or Backend
         As :func:`portable_bp.get_backend` takes it: ``"cupy"``, ``"torch:cuda:0"``.
     thorough : bool
-        Every check both compiled and as written.
+        Every check both compiled and eager.
+
+    Returns
+    -------
+    Report
+        ``report.agrees``, and a row for each comparison.
 
     Raises
     ------

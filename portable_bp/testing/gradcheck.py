@@ -53,15 +53,21 @@ def check_gradients(
     Parameters
     ----------
     net : MLP
-    params : pairs (W, b) of any backend and dtype; use generic ones, as from ``net.init(seed)``
-    x : (n, sizes[0])
-    y : targets as ``net.loss_and_gradients`` takes them
-    sample_weight : (n,), optional
+        The network with the activation or loss to check.
+    params : pairs (W, b)
+        Of any backend and dtype; use generic ones, as from ``net.init(seed)``.
+    x : array of shape (n, sizes[0])
+        The examples.
+    y : array of shape (n,) or (n, k)
+        The targets, as ``net.loss_and_gradients`` takes them.
+    sample_weight : array of shape (n,), optional
+        Not negative.
     tolerance : float
         The largest error that passes, relative to the largest entry of the same tensor's gradient.
     entries : int or None
         How many entries of each tensor to check, chosen by ``seed``; None checks them all.
     seed : int
+        Chooses the entries.
 
     Returns
     -------

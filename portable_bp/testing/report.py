@@ -19,12 +19,22 @@ from portable_bp.backend import Backend
 class Row:
     """One comparison.
 
-    Attributes
+    Parameters
     ----------
-    what, case : what was compared, and for which activation, loss, ...: ``"gradient"``, ``"gelu"``
-    dtype, mode : ``"float32"``; ``"eager"`` or ``"compiled"``, empty where that makes no difference
-    error, tolerance : in units of the roundoff u; a tolerance of 0 asks for the same bits
-    note : what else is wrong: library, device, dtype, shape, numbers that are not finite
+    what : str
+        What was compared: ``"gradient"``.
+    case : str
+        For which activation, loss, ...: ``"gelu"``.
+    dtype : str
+        ``"float32"`` or ``"float64"``.
+    mode : str
+        ``"eager"`` or ``"compiled"``; empty where that makes no difference.
+    error : float
+        In units of the roundoff u.
+    tolerance : float
+        In the same units; 0 asks for the same bits.
+    note : str
+        What else is wrong: library, device, dtype, shape, numbers that are not finite.
     """
 
     what: str
@@ -37,6 +47,7 @@ class Row:
 
     @property
     def agrees(self) -> bool:
+        """Whether the error is within its tolerance, and nothing else is wrong."""
         return self.error <= self.tolerance and not self.note
 
     def __str__(self) -> str:
@@ -52,13 +63,18 @@ class Row:
 class Report:
     """What :func:`check_backend` found.
 
-    Attributes
+    Parameters
     ----------
     backend : str
-    date : str, UTC
-    versions : name to version
+        Library and device.
+    date : str
+        When, in UTC.
+    versions : mapping
+        Name of a library to its version.
     rows : tuple of Row
-    skipped : what could not be compared, and why
+        The comparisons.
+    skipped : mapping
+        What could not be compared, and why.
     """
 
     backend: str
@@ -73,14 +89,26 @@ class Report:
         return bool(self.rows) and all(row.agrees for row in self.rows)
 
     def worst(self) -> list[tuple[int, Row]]:
-        """For each kind of comparison, how many there were and the one nearest its tolerance."""
+        """For each kind of comparison, how many there were and the one nearest its tolerance.
+
+        Returns
+        -------
+        list of (int, Row)
+            One pair for each kind.
+        """
         groups: dict[tuple[str, str, str], list[Row]] = {}
         for row in self.rows:
             groups.setdefault((row.what, row.dtype, row.mode), []).append(row)
         return [(len(rows), max(rows, key=_badness)) for rows in groups.values()]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON holds it; an error that is not finite becomes None."""
+        """The report as JSON holds it.
+
+        Returns
+        -------
+        dict
+            An error that is not finite becomes None.
+        """
         rows = [
             {**asdict(row), "error": row.error if math.isfinite(row.error) else None}
             | {"agrees": row.agrees}
@@ -89,7 +117,13 @@ class Report:
         return {**asdict(self), "agrees": self.agrees, "rows": rows}
 
     def save(self, path: str | Path) -> None:
-        """Write the report as JSON."""
+        """Write the report as JSON.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; one that is there is replaced.
+        """
         text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
