@@ -11,7 +11,7 @@ from portable_bp._typing import Array, HostArray, Params
 from portable_bp.backend import Backend, memory
 from portable_bp.equations.losses import Loss
 from portable_bp.errors import OutOfMemoryError
-from portable_bp.inputs import checks
+from portable_bp.inputs import arrays, checks
 from portable_bp.inputs.transfer import to_host
 
 
@@ -46,7 +46,7 @@ def checked_params(
     """Parameters from a user as private host arrays: of the right shapes, and finite."""
     pairs = tuple(
         tuple(
-            np.array(checks.host_array(f"{letter}[{l}] of {name}", to_host(p)))
+            np.array(arrays.numbers(f"{letter}[{l}] of {name}", to_host(p)))
             for letter, p in zip("Wb", pair, strict=True)
         )
         for l, pair in enumerate(as_pairs(params, name))

@@ -37,6 +37,7 @@ from portable_bp.equations._named import is_builtin, make
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.inputs import checks, examples
+from portable_bp.inputs.spec import NetSpec
 from portable_bp.inputs.transfer import dtype_name, float_name, to_backend
 
 
@@ -170,9 +171,9 @@ class MLP:
         return sum(math.prod(w) + math.prod(b) for w, b in self.shapes)
 
     @property
-    def spec(self) -> examples.NetSpec:
+    def spec(self) -> NetSpec:
         """What the network asks of its examples."""
-        return examples.NetSpec(self.sizes[0], self.sizes[-1], self.loss.target, self.loss.name)
+        return NetSpec(self.sizes[0], self.sizes[-1], self.loss.target, self.loss.name)
 
     @property
     def equations(self) -> network.Equations:

@@ -229,7 +229,7 @@ def owner(array: Any) -> type[Backend] | None:
     if package in ("builtins", "numpy"):
         return None
     for adapter in adapters().values():
-        if package in adapter.modules:
+        if package in adapter.modules and hasattr(array, "shape"):  # no data set, no module
             return None if adapter.name == "numpy" else adapter
     if hasattr(array, "__array_namespace__") and not hasattr(array, "__array__"):
         raise BackendError(

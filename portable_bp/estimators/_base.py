@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from portable_bp._params import check_memory
 from portable_bp._typing import HostArray, Params
+from portable_bp._warnings import warn
 from portable_bp.backend import Backend
 from portable_bp.backend.memory import translate_oom
 from portable_bp.backend.registry import get_backend, owner
@@ -34,7 +35,7 @@ from portable_bp.estimators._html import layers_html
 from portable_bp.estimators._place import Place, as_classes, home_of
 from portable_bp.estimators._rows import Rows
 from portable_bp.estimators._stochastic import Held, StochasticRun
-from portable_bp.estimators._warn import warn
+from portable_bp.inputs import checks
 from portable_bp.inputs.transfer import dtype_name, to_host
 from portable_bp.mlp import MLP
 from portable_bp.training import blocks
@@ -255,9 +256,14 @@ class BaseMLP(
         """The weights handed in times those of the classes."""
         weights = _input.sample_weights(sample_weight, n)
         by_class = self._class_weights(y, incremental=incremental)
-        if by_class is None:
-            return weights
-        return by_class if weights is None else weights * by_class
+        if by_class is None or weights is None:
+            return weights if by_class is None else by_class
+        if not (weights * by_class).any():
+            raise ValueError(
+                "sample_weight and class_weight together are zero for every row: nothing could be "
+                "learnt"
+            )
+        return weights * by_class
 
     def _checked_settings(self, incremental: bool, validation_data: Any) -> list[int]:
         """What no range of a parameter can say; the sizes of the hidden layers."""
@@ -361,8 +367,12 @@ class BaseMLP(
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."
             )
-        held_rows = rows.take(val)
-        return self._held(held_rows, lambda: _take(to_host(raw_y), val)), rows.take(train)
+        held_rows, left = rows.take(val), rows.take(train)
+        for part, which in ((held_rows, "held-out rows"), (left, "rows that are left")):
+            checks.some_weight(
+                part.weights, which, f"validation_fraction={self.validation_fraction}"
+            )
+        return self._held(held_rows, lambda: _take(to_host(raw_y), val)), left
 
     def _held(self, rows: Rows, raw_y: Callable[[], Any]) -> Held:
         if self.scoring is not None:

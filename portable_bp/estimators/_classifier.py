@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
@@ -21,7 +21,7 @@ from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import Schedule
-from portable_bp.estimators import _input, _interop
+from portable_bp.estimators import _class_weight, _input, _interop
 from portable_bp.estimators._base import BaseMLP, stochastic_only
 from portable_bp.estimators._callbacks import with_callbacks
 from portable_bp.estimators._losses import capped
@@ -139,7 +139,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseMLP._parameter_constraints,
-        "class_weight": [None, dict, list, str],
+        "class_weight": [None, dict, list, StrOptions({"balanced"})],
     }
 
     @suggests(BY_ESTIMATOR)
@@ -366,7 +366,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     def _stratify(self, y: HostArray) -> Any:
         # As in scikit-learn, only two classes are split in proportion.
-        return y if self.n_outputs_ == 1 else None
+        if self.n_outputs_ != 1:
+            return None
+        return np.asarray(to_host(self.classes_))[self._numbers(y)]
 
     def _class_weights(self, y: HostArray, *, incremental: bool) -> HostArray | None:
         if self.class_weight is None:
@@ -376,30 +378,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 "class_weight='balanced' needs all of y: for partial_fit compute the weights with "
                 "sklearn.utils.class_weight.compute_class_weight and pass them as a dict"
             )
-        if self._y_type != MULTILABEL:
-            classes = np.asarray(to_host(self.classes_))
-            number = self._numbers(y)
-            # A class without rows has no balanced weight, and needs none.
-            there = np.unique(number)
-            weights = np.ones(len(classes))
-            weights[there] = compute_class_weight(
-                self._weights_of(classes[there]), classes=classes[there], y=classes[number]
-            )
-            by_row: HostArray = weights[number]
-            return by_row
-        from sklearn.utils.class_weight import compute_sample_weight
-
-        found: HostArray = compute_sample_weight(self.class_weight, y.astype(np.int64))
-        return found
-
-    def _weights_of(self, classes: HostArray) -> Any:
-        """``class_weight`` without the classes that this y does not have."""
-        if not isinstance(self.class_weight, Mapping):
-            return self.class_weight
-        unknown = set(self.class_weight) - set(np.asarray(to_host(self.classes_)).tolist())
-        if unknown:
-            raise ValueError(f"class_weight has classes that y has not: {sorted(unknown, key=str)}")
-        return {c: w for c, w in self.class_weight.items() if c in classes}
+        if self._y_type == MULTILABEL:
+            return _class_weight.of_several_labels(self.class_weight, y)
+        classes = np.asarray(to_host(self.classes_))
+        return _class_weight.of_one_label(self.class_weight, classes, self._numbers(y))
 
     def _numbers(self, y: HostArray) -> HostArray:
         """Class numbers (n,) from what training takes."""

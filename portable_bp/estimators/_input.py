@@ -12,40 +12,80 @@ import scipy.sparse
 from sklearn import get_config
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import check_array, check_X_y, column_or_1d, validate_data
 
 from portable_bp._typing import HostArray
+from portable_bp._warnings import warn
 from portable_bp.backend import Backend
-from portable_bp.estimators._place import has_dtype
-from portable_bp.estimators._warn import warn
-from portable_bp.inputs import checks
+from portable_bp.inputs import arrays, checks, containers
 from portable_bp.inputs.transfer import dtype_name, to_host
 
-EXACT = 2**53
-"""Integers up to this are exact in float64."""
+_FLOATS = (np.float64, np.float32)
 
 
 def host_features(est: Any, X: Any, *, reset: bool) -> Any:
     """X from the host's memory: a float ndarray, or CSR when it is sparse."""
-    X = _no_surprises(X)
-    X = validate_data(est, X, accept_sparse=["csr", "csc"], dtype=_FLOATS, reset=reset)
-    return X.tocsr() if scipy.sparse.issparse(X) else X
+    array = _numbers("X", X)
+    array = check_array(
+        array, accept_sparse=["csr", "csc"], dtype=_FLOATS, estimator=est, input_name="X"
+    )
+    _check_names(est, X, array, reset=reset)
+    return _as_csr(array)
 
 
 def host_features_and_targets(
     est: Any, X: Any, y: Any, *, reset: bool, numeric: bool
 ) -> tuple[Any, HostArray]:
     """X and y from the host's memory, of the same length; y (n,) or (n, k)."""
-    X = _no_surprises(X)
-    y = _no_surprises(y, "y") if numeric else _plain_labels(y)
-    X, y = validate_data(
-        est, X, y, accept_sparse=["csr", "csc"], multi_output=True, y_numeric=numeric,
-        dtype=_FLOATS, reset=reset,
+    array = _numbers("X", X)
+    y = _targets(y, numeric=numeric)
+    array, y = check_X_y(
+        array, y, accept_sparse=["csr", "csc"], multi_output=True, y_numeric=numeric, dtype=_FLOATS,
+        estimator=est,
     )  # fmt: skip
-    return (X.tocsr() if scipy.sparse.issparse(X) else X), _one_column(y)
+    _check_names(est, X, array, reset=reset)
+    return _as_csr(array), _one_column(y)
 
 
-_FLOATS = (np.float64, np.float32)
+def _numbers(name: str, values: Any) -> Any:
+    """Numbers through the gate; SciPy's sparse matrices, and tables of sparse columns, stay sparse."""
+    if _all_sparse(values):
+        values = values.sparse.to_coo()
+    if scipy.sparse.issparse(values):
+        return values
+    if hasattr(values, "toarray") and hasattr(values, "nnz"):
+        raise TypeError(
+            f"{name} is a sparse matrix of a device library ({type(values).__name__}), which cannot "
+            f"be trained on; pass {name}.toarray(), or {name}.get() to train from the host's CSR"
+        )
+    array = arrays.numbers(name, values)
+    checks.warn_if_rounded(name, array, "float64")
+    return array
+
+
+def _targets(y: Any, *, numeric: bool) -> Any:
+    """Targets through the gate; sparse labels and None are left to scikit-learn."""
+    if y is None or scipy.sparse.issparse(y):
+        return y
+    return _numbers("y", y) if numeric else arrays.labels("y", y)
+
+
+def _all_sparse(values: Any) -> bool:
+    """Whether this is a pandas table whose columns are all sparse."""
+    if containers.library_of(values) != "pandas" or not containers.is_frame(values):
+        return False
+    kinds = [type(dtype).__name__ for dtype in values.dtypes]
+    return bool(kinds) and set(kinds) == {"SparseDtype"}
+
+
+def _as_csr(array: Any) -> Any:
+    return array.tocsr() if scipy.sparse.issparse(array) else array
+
+
+def _check_names(est: Any, X: Any, array: Any, *, reset: bool) -> None:
+    """Learn, or compare, the number of features and the names of a table's columns."""
+    named = X if containers.is_frame(X) else array
+    validate_data(est, named, y="no_validation", reset=reset, skip_check_array=True)
 
 
 def device_features(est: Any, X: Any, backend: Backend, *, reset: bool) -> Any:
@@ -91,7 +131,7 @@ def host_targets(est: Any, y: Any, n: int, *, numeric: bool) -> HostArray:
         raise ValueError(
             f"This {type(est).__name__} estimator requires y to be passed, but the target y is None."
         )
-    y = _no_surprises(y, "y") if numeric else _plain_labels(y)
+    y = _targets(y, numeric=numeric)
     y = validate_data(est, y=y, multi_output=True, y_numeric=numeric, reset=False)
     checks.same_length("y", y.shape[0], n)
     return _one_column(y)
@@ -104,7 +144,7 @@ def float_dtype(X: Any, backend: Backend) -> str:
         return name
     if name in ("float16", "bfloat16"):
         return "float32"
-    return "float64" if has_dtype(backend, "float64") else "float32"
+    return backend.widest_float
 
 
 def sample_weights(values: Any, n: int) -> HostArray | None:
@@ -113,84 +153,12 @@ def sample_weights(values: Any, n: int) -> HostArray | None:
         return None
     if isinstance(values, numbers.Number):
         values = np.full(n, values)
-    return checks.sample_weight(to_host(values), n)
+    return checks.sample_weight(arrays.numbers("sample_weight", to_host(values)), n)
 
 
 def classification_labels(y: HostArray) -> None:
     """Refuse what cannot be labels."""
     check_classification_targets(y)
-
-
-def _no_surprises(X: Any, name: str = "X") -> Any:
-    """Refuse what scikit-learn takes without a word and gets wrong; X as it is, lists as arrays."""
-    if isinstance(X, list | tuple):
-        try:
-            X = np.asarray(X)
-        except ValueError as error:
-            raise ValueError(
-                f"{name} is not a regular array (are its rows of one length?): {error}"
-            ) from None
-    if hasattr(X, "toarray") and not scipy.sparse.issparse(X):
-        raise TypeError(
-            f"{name} is a sparse matrix of a device library ({type(X).__name__}), which cannot be "
-            f"trained on; pass {name}.toarray(), or {name}.get() to train from the host's CSR"
-        )
-    if isinstance(X, np.ma.MaskedArray):
-        if np.ma.is_masked(X):
-            raise ValueError(f"{name} has masked values; fill or drop them first")
-        X = X.data
-    if isinstance(X, np.ndarray):
-        _plain_numbers(name, X)
-    elif hasattr(X, "columns") and hasattr(X, "dtypes"):
-        for column, dtype in zip(X.columns, list(X.dtypes), strict=True):
-            if str(dtype).lower().startswith(("object", "str", "utf8", "cat", "enum")):
-                _plain_numbers(f"{name}[{column!r}]", np.asarray(X[column]))
-            elif str(dtype).lower().startswith(("date", "time", "duration")):
-                raise TypeError(f"{name}[{column!r}] holds {dtype}; convert it to numbers first")
-    return X
-
-
-def _plain_numbers(name: str, array: HostArray) -> None:
-    if array.dtype.kind in "US":
-        raise ValueError(f"{name} holds text ({array.dtype}); convert it to numbers first")
-    if array.dtype.kind in "mM":
-        raise TypeError(f"{name} has the dtype {array.dtype}; convert it to numbers first")
-    if array.dtype.kind == "O":
-        for value in array.flat:
-            if isinstance(value, str | bytes):
-                raise ValueError(
-                    f"{name} holds text such as {value!r}; convert it to numbers first"
-                )
-    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and array.size:
-        largest = max(abs(int(array.max())), abs(int(array.min())))
-        if largest > EXACT:
-            warn(
-                f"{name} has integers such as {largest} that float64 does not hold exactly; they "
-                "were rounded",
-            )
-
-
-def _plain_labels(y: Any) -> Any:
-    """Refuse labels that are missing or of kinds that cannot be sorted together."""
-    if y is None or scipy.sparse.issparse(y):
-        return y
-    if isinstance(y, np.ma.MaskedArray) and np.ma.is_masked(y):
-        raise ValueError("y has masked values; fill or drop them first")
-    array = y if isinstance(y, np.ndarray) else None
-    if isinstance(y, list | tuple) and any(value is None or isinstance(value, str) for value in y):
-        array = np.array(y, dtype=object)
-    if array is None or array.dtype.kind != "O":
-        return y
-    kinds = set()
-    for value in array.flat:
-        if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
-            raise ValueError(f"y has missing labels ({value!r}); fill or drop them first")
-        kinds.add("text" if isinstance(value, str) else type(value).__name__)
-    if "text" in kinds and len(kinds) > 1:
-        raise ValueError(
-            f"y mixes labels of the types {', '.join(sorted(kinds))}; use one type for all"
-        )
-    return y
 
 
 def _one_column(y: HostArray) -> HostArray:
@@ -209,7 +177,7 @@ def _column_warning() -> None:
 
 def _real(array: Any, backend: Backend, name: str) -> None:
     if backend.xp.isdtype(array.dtype, "complex floating"):
-        raise ValueError(f"{name} is complex; only real numbers can be learnt from")
+        raise ValueError(f"Complex data not supported: {name} has the dtype {dtype_name(array)}")
 
 
 def _finite(array: Any, backend: Backend, name: str) -> None:

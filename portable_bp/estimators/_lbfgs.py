@@ -12,13 +12,13 @@ import scipy.optimize
 from sklearn.exceptions import ConvergenceWarning
 
 from portable_bp._typing import Array, HostArray, Namespace, Params, Tree
+from portable_bp._warnings import warn
 from portable_bp.backend import Backend
 from portable_bp.equations import losses, network
 from portable_bp.equations.network import Equations
 from portable_bp.estimators._place import Place
 from portable_bp.estimators._remembered import remembered
 from portable_bp.estimators._rows import Rows
-from portable_bp.estimators._warn import warn
 from portable_bp.mlp import MLP
 from portable_bp.training.blocks import block_rows
 

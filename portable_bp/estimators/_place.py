@@ -19,15 +19,6 @@ def home_of(X: Any) -> Backend:
     return get_backend("numpy" if adapter is None else adapter.spec_of(X))
 
 
-def has_dtype(backend: Backend, name: str) -> bool:
-    """Whether the device has this dtype: JAX without 64 bits and some devices have no float64."""
-    try:
-        with backend.scope():
-            return str(backend.asarray(np.zeros(1), name).dtype).endswith(name)
-    except (TypeError, ValueError, RuntimeError):
-        return False
-
-
 @dataclass(frozen=True)
 class Place:
     """``home``: where X lives, and with it fitted arrays and results; ``work``: where they are
@@ -79,7 +70,7 @@ def as_classes(classes: HostArray, home: Backend) -> Any:
     if classes.dtype.kind in "iu":
         name = home.index_dtype
     elif classes.dtype.kind == "f":
-        name = "float64" if has_dtype(home, "float64") else "float32"
+        name = home.widest_float
     else:
         name = "bool"
     with home.scope():

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from portable_bp._typing import HostArray, Params, Step, Tree
+from portable_bp._warnings import warn
 from portable_bp.backend import EagerRunner, map_leaves
 from portable_bp.equations import optimizers
 from portable_bp.equations.optimizers import Adam, AdamW, Momentum, Nesterov, Optimizer
@@ -19,7 +20,6 @@ from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.estimators._place import Place
 from portable_bp.estimators._remembered import remembered
 from portable_bp.estimators._rows import Rows
-from portable_bp.estimators._warn import warn
 from portable_bp.mlp import MLP
 from portable_bp.training import blocks
 from portable_bp.training.step import StepPlan, make_step

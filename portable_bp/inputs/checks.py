@@ -7,9 +7,7 @@ synchronisation, which the training loop pays once.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,68 +16,10 @@ from portable_bp._scalars import positive_int as positive_int
 from portable_bp._scalars import real as real
 from portable_bp._scalars import shown as shown
 from portable_bp._typing import HostArray
+from portable_bp._warnings import warn
 
 BLOCK_ENTRIES = 2**22
 """Large arrays are looked at in blocks of about as many entries: they may be a file's."""
-
-
-def dense(name: str, values: Any) -> None:
-    """Refuse sparse matrices, SciPy's and those of the device libraries."""
-    if hasattr(values, "toarray") and hasattr(values, "nnz"):
-        raise TypeError(
-            f"{name} is a sparse matrix ({type(values).__name__}); call its toarray() first"
-        )
-    if getattr(values, "is_sparse", False) or getattr(values, "is_sparse_csr", False):
-        raise TypeError(f"{name} is a sparse tensor; call its to_dense() first")
-    if hasattr(values, "todense") and not isinstance(values, np.ndarray):
-        raise TypeError(
-            f"{name} is a sparse matrix ({type(values).__name__}); call its todense() first"
-        )
-
-
-def host_array(name: str, values: Any) -> HostArray:
-    """``values`` as a NumPy array of numbers; never parses text, drops a mask or an imaginary part."""
-    dense(name, values)
-    if values is None:
-        raise ValueError(f"{name} is None; an array of numbers is needed")
-    if isinstance(values, np.matrix):
-        raise TypeError(f"{name} is a numpy.matrix; pass it through numpy.asarray first")
-    if isinstance(values, np.ma.MaskedArray):
-        if np.ma.is_masked(values):
-            raise ValueError(f"{name} has masked values; fill or drop them first")
-        values = values.data
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{name} cannot be made a regular array of numbers (are its rows of one length?): {error}"
-        ) from None
-    if array.dtype.kind == "O":
-        array = _from_objects(name, array)
-    if array.dtype.kind == "c":
-        raise ValueError(f"{name} is complex; only real numbers can be learnt from")
-    if array.dtype.kind in "mMV":
-        raise TypeError(f"{name} has the dtype {array.dtype}; convert it to numbers first")
-    if array.dtype.kind in "USTa":
-        raise ValueError(f"{name} holds text ({array.dtype}); convert it to numbers first")
-    return array
-
-
-def _from_objects(name: str, array: HostArray) -> HostArray:
-    for value in array.flat:
-        if value is None or type(value).__name__ == "NAType":
-            raise ValueError(f"{name} has missing values ({value!r}); fill or drop them first")
-        if isinstance(value, str | bytes):
-            raise ValueError(f"{name} holds text such as {value!r}; convert it to numbers first")
-        if isinstance(value, complex):
-            raise ValueError(f"{name} is complex; only real numbers can be learnt from")
-    try:
-        return array.astype(np.float64)
-    except (TypeError, ValueError):
-        kinds = sorted({type(value).__name__ for value in array.flat})
-        raise ValueError(
-            f"{name} holds Python objects ({', '.join(kinds)}) that are not numbers; pass an array"
-        ) from None
 
 
 def blocks(array: HostArray) -> Iterator[tuple[int, HostArray]]:
@@ -142,13 +82,27 @@ def cast(name: str, array: HostArray, dtype: str) -> HostArray:
     fits(name, array, dtype)
     with np.errstate(over="ignore"):  # long doubles just below the limit round up to infinity
         result = array.astype(target)
-    if array.dtype.kind in "iu" and not np.array_equal(result.astype(array.dtype), array):
-        warnings.warn(
-            f"{name} has integers that {dtype} does not hold exactly; they were rounded",
-            UserWarning,
-            stacklevel=3,
-        )
+    warn_if_rounded(name, array, dtype)
     return result
+
+
+def warn_if_rounded(name: str, array: HostArray, dtype: str) -> None:
+    """Warn of integers that ``dtype``, one of floating point, does not hold exactly."""
+    if array.dtype.kind not in "iu" or np.dtype(dtype).kind != "f":
+        return
+    if np.iinfo(array.dtype).max <= 2 ** (np.finfo(dtype).nmant + 1):
+        return
+    limit = float(np.iinfo(array.dtype).max)  # of 64 bits: one more, which is out of range
+    for _, block in blocks(np.atleast_1d(array)):
+        rounded = block.astype(dtype)
+        with np.errstate(invalid="ignore"):
+            wrong = (rounded >= limit) | (rounded.astype(block.dtype) != block)
+        if wrong.any():
+            warn(
+                f"{name} has integers such as {block[wrong][0]} that {dtype} does not hold exactly; "
+                "they were rounded"
+            )
+            return
 
 
 def matrix(name: str, shape: Sequence[int], width: int | None, least: int = 1) -> None:
@@ -181,9 +135,9 @@ def one_each(name: str, shape: Sequence[int], n: int) -> None:
         raise ValueError(f"{name} must have the shape ({n},), one per row of X; got {tuple(shape)}")
 
 
-def sample_weight(values: Any, n: int, name: str = "sample_weight") -> HostArray:
+def sample_weight(values: HostArray, n: int, name: str = "sample_weight") -> HostArray:
     """Weights as float64, shape (n,): finite, not negative, not all zero."""
-    weights = host_array(name, values).astype(np.float64)
+    weights = values.astype(np.float64)
     one_each(name, weights.shape, n)
     finite(name, weights)
     if (weights < 0).any():
@@ -192,6 +146,18 @@ def sample_weight(values: Any, n: int, name: str = "sample_weight") -> HostArray
     if not weights.any():
         raise ValueError(f"{name} is zero for every row: nothing could be learnt")
     return weights
+
+
+def some_weight(weights: HostArray | None, rows: str, split: str) -> None:
+    """Raise a ValueError when ``rows``, a part of those handed in, weigh nothing.
+
+    ``rows``: what they are; ``split``: the setting by which they are a part.
+    """
+    if weights is not None and not weights.any():
+        raise ValueError(
+            f"the {rows} weigh nothing: with {split} their sample_weight is zero in every row. Leave "
+            "out rows of weight 0, choose another share or seed, or pass validation data"
+        )
 
 
 def labels(name: str, values: HostArray, k: int) -> HostArray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from portable_bp._typing import Array, HostArray
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import owner
 from portable_bp.equations import losses
-from portable_bp.inputs import checks
+from portable_bp.inputs import arrays, checks, containers, labels, names
+from portable_bp.inputs.spec import NetSpec
 from portable_bp.inputs.transfer import dtype_name, to_backend, to_host
 
 NAMES = ("", "validation ")
@@ -33,26 +34,6 @@ _NARROW = ("bool", "int8", "uint8", "int16", "uint16", "float16", "bfloat16", "f
 """What float32 holds exactly."""
 
 
-@dataclass(frozen=True)
-class NetSpec:
-    """What a network asks of its examples.
-
-    Attributes
-    ----------
-    inputs, outputs : int
-        Columns of X and of y.
-    target : str
-        What the loss takes as y: ``"real"``, ``"binary"``, ``"count"`` or ``"class"``.
-    loss : str
-        The name of the loss.
-    """
-
-    inputs: int
-    outputs: int
-    target: str
-    loss: str
-
-
 class Rows(NamedTuple):
     """Rows to learn from or to be judged by: X, y and sample_weight.
 
@@ -64,6 +45,13 @@ class Rows(NamedTuple):
     x: Any
     y: Any
     w: Any = None
+
+
+def learn(spec: NetSpec, X: Any, y: Any) -> NetSpec:
+    """``spec`` with the labels and the names of features that stand in these rows."""
+    for name, values in (("X", X), ("y", y)):
+        containers.refuse_no_array(name, values)
+    return replace(spec, classes=labels.learn(spec, y), features=names.of(X))
 
 
 def check(spec: NetSpec, backend: Backend, dtype: str, *sets: Rows) -> list[Rows]:
@@ -100,7 +88,10 @@ def check(spec: NetSpec, backend: Backend, dtype: str, *sets: Rows) -> list[Rows
     for (x, y, w), prefix in zip(known, NAMES, strict=False):
         n = x.shape[0]
         if _on_device(backend, y):
-            y = targets(spec, next(copy), n, dtype, f"{prefix}y")
+            values = next(copy)
+            if not backend.xp.isdtype(y.dtype, "real floating"):
+                values = values.astype(np.int64)
+            y = targets(spec, values, n, dtype, f"{prefix}y")
         if _on_device(backend, w):
             w = checks.sample_weight(next(copy), n, f"{prefix}sample_weight")
         checked.append(Rows(x, y, _scaled(w) if isinstance(w, np.ndarray) else w))
@@ -109,8 +100,9 @@ def check(spec: NetSpec, backend: Backend, dtype: str, *sets: Rows) -> list[Rows
 
 def features(spec: NetSpec, x: Any, name: str = "X") -> Any:
     """Features as an array of shape (n, inputs); the values are still to be checked."""
+    names.check(spec.features, x, name)
     if owner(x) is None:
-        x = checks.host_array(name, x)
+        x = arrays.numbers(name, x)
     else:
         _real(x, name)
     checks.matrix(name, tuple(x.shape), spec.inputs)
@@ -125,19 +117,20 @@ def finite_features(backend: Backend, dtype: str, x: Any) -> None:
         _raise_invalid(backend, dtype, x, "X")
 
 
-def targets(spec: NetSpec, y: HostArray, n: int, dtype: str, name: str = "y") -> HostArray:
+def targets(spec: NetSpec, y: Any, n: int, dtype: str, name: str = "y") -> HostArray:
     """Targets on the host: class labels as int64, shape (n,), anything else as (n, k).
 
     ``dtype``: what the network computes in; ``name``: what errors call the targets.
     """
+    y = labels.to_numbers(spec, name, y)
     k, classes = spec.outputs, spec.target == "class"
     checks.target_shape(name, y.shape, n, k, classes)
     if classes and y.ndim == 1:
         return checks.labels(name, y, k)
-    y = y if y.ndim == 2 else y[:, None]
-    checks.target_values(name, y, spec.target, spec.loss)
-    checks.fits(name, y, dtype)
-    return y
+    columns: HostArray = y if y.ndim == 2 else y[:, None]
+    checks.target_values(name, columns, spec.target, spec.loss)
+    checks.fits(name, columns, dtype)
+    return columns
 
 
 def place_targets(spec: NetSpec, backend: Backend, y: Any, dtype: str) -> Array:
@@ -157,7 +150,7 @@ def _all_to_host_if_foreign(backend: Backend, rows: Rows, prefix: str) -> Rows:
 
 def _to_host_if_foreign(backend: Backend, name: str, array: Any) -> Any:
     """What lives on another device than ``backend``'s comes to the host; the rest stays."""
-    checks.dense(name, array)
+    containers.refuse_sparse(name, array)
     adapter = owner(array)
     if adapter is None or backend.traced(array) or adapter.spec_of(array) == backend.spec:
         return array
@@ -170,13 +163,14 @@ def _without_reading(spec: NetSpec, dtype: str, rows: Rows, prefix: str) -> Rows
     x = features(spec, x, f"{prefix}X")
     n = x.shape[0]
     if owner(y) is None:
-        y = targets(spec, checks.host_array(f"{prefix}y", y), n, dtype, f"{prefix}y")
+        y = targets(spec, y, n, dtype, f"{prefix}y")
     else:
         _real(y, f"{prefix}y")
         k, classes = spec.outputs, spec.target == "class"
         checks.target_shape(f"{prefix}y", tuple(y.shape), n, k, classes)
     if w is not None and owner(w) is None:
-        w = checks.sample_weight(w, n, f"{prefix}sample_weight")
+        weights = arrays.numbers(f"{prefix}sample_weight", w)
+        w = checks.sample_weight(weights, n, f"{prefix}sample_weight")
     elif w is not None:
         _real(w, f"{prefix}sample_weight")
         checks.one_each(f"{prefix}sample_weight", tuple(w.shape), n)
@@ -191,9 +185,9 @@ def _on_device(backend: Backend, array: Any) -> bool:
 
 
 def _real(array: Array, name: str) -> None:
-    checks.dense(name, array)
+    containers.refuse_sparse(name, array)
     if "complex" in str(array.dtype):
-        raise ValueError(f"{name} is complex; only real numbers can be learnt from")
+        raise ValueError(f"Complex data not supported: {name} has the dtype {dtype_name(array)}")
 
 
 def _read(

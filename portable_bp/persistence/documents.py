@@ -82,7 +82,8 @@ MODEL = record(
         "history": history,
         "stopped": STOPPED,
         "best_epoch": nullable(integer(1)),
-    }
+    },
+    {"classes": listing(anything, minimum=2), "feature_names": listing(text, minimum=1)},
 )
 
 
@@ -235,11 +236,28 @@ def _model_arrays(model: Mapping[str, Any]) -> Layout:
     best, epochs = model["best_epoch"], len(model["history"])
     if best is not None and best > epochs:
         raise ValueError(f"best_epoch is {best}, and the history has {epochs} epochs")
+    _check_labels_and_names(model)
     needed: Layout = {}
     for l, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
         needed[f"W{l}"] = ((fan_in, fan_out), model["dtype"])
         needed[f"b{l}"] = ((fan_out,), model["dtype"])
     return needed
+
+
+def _check_labels_and_names(model: Mapping[str, Any]) -> None:
+    """What ``fit`` has learnt of its data: labels for each class, names for each input."""
+    sizes = model["network"]["sizes"]
+    classes, names = model.get("classes"), model.get("feature_names")
+    if names is not None and len(names) != sizes[0]:
+        raise ValueError(f"{len(names)} feature_names for {sizes[0]} inputs")
+    if classes is None:
+        return
+    if {type(c) for c in classes} not in ({str}, {bool}) or classes != sorted(set(classes)):
+        raise ValueError(
+            f"classes must be text, or truth values, sorted and distinct: {shown(classes)}"
+        )
+    if len(classes) != max(2, sizes[-1]):
+        raise ValueError(f"{len(classes)} classes for {sizes[-1]} output(s)")
 
 
 def _preparation_arrays(arrays: Mapping[str, HostArray], metadata: Mapping[str, Any]) -> Layout:

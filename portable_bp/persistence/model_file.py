@@ -18,6 +18,8 @@ def pack(
     history: Sequence[Mapping[str, float]],
     stopped: str,
     best_epoch: int | None,
+    classes: HostArray | None = None,
+    feature_names: Sequence[str] | None = None,
 ) -> tuple[dict[str, HostArray], dict[str, Any]]:
     """The arrays and the metadata of a file.
 
@@ -35,6 +37,10 @@ def pack(
         Why the training ended.
     best_epoch : int or None
         The epoch that the parameters are of, from 1; None for the last.
+    classes : array of shape (n_classes,) or None
+        The labels of the classes 0, 1, ...: text, or False and True.
+    feature_names : sequence of str or None
+        The columns of X.
 
     Returns
     -------
@@ -48,7 +54,7 @@ def pack(
         for l, pair in enumerate(params, start=1)
         for letter, p in zip("Wb", pair, strict=True)
     }
-    metadata = {
+    metadata: dict[str, Any] = {
         "kind": "model",
         "network": dict(network),
         "backend": backend,
@@ -57,6 +63,10 @@ def pack(
         "stopped": stopped,
         "best_epoch": best_epoch,
     }
+    if classes is not None:
+        metadata["classes"] = classes.tolist()
+    if feature_names is not None:
+        metadata["feature_names"] = list(feature_names)
     return arrays, metadata
 
 

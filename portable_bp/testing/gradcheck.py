@@ -9,7 +9,7 @@ import numpy as np
 from portable_bp import rng
 from portable_bp._typing import HostArray, Params
 from portable_bp.backend.registry import get_backend, use_backend
-from portable_bp.inputs import checks
+from portable_bp.inputs import arrays, checks
 from portable_bp.inputs.transfer import to_host
 from portable_bp.mlp import MLP
 
@@ -101,7 +101,7 @@ def check_gradients(
         entries = checks.positive_int("entries", entries)
     seed = rng.as_seed(seed)
     start = [[_host(p) for p in pair] for pair in params]
-    x = _host(checks.host_array("x", to_host(x)))
+    x = _host(arrays.numbers("x", to_host(x)))
     problem = _Problem(net, y, sample_weight, entries, seed, tolerance)
     with use_backend("numpy"):
         worst = problem.worst(start, x)

@@ -24,8 +24,9 @@ from portable_bp.equations import activations, losses, optimizers, schedules
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.errors import CheckpointError, DivergenceError
-from portable_bp.inputs import checks, examples
+from portable_bp.inputs import checks, examples, labels
 from portable_bp.inputs.examples import Rows
+from portable_bp.inputs.spec import NetSpec
 from portable_bp.inputs.transfer import float_name, to_backend
 from portable_bp.mlp import MLP
 from portable_bp.persistence import documents
@@ -212,6 +213,7 @@ def fit(
         _watched(columns)
     held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
     start = None if params is None else checked_params(net, params)
+    spec = examples.learn(net.spec, X, y)
     where = resolve(
         backend, X, y, sample_weight, *held_out, *leaves(() if start is None else as_pairs(params))
     )
@@ -222,7 +224,7 @@ def fit(
             if start is None:
                 check_memory(net)
             feed, weights, test, targets = _prepare(
-                net, where, X, y, sample_weight, validation, seed, name
+                net, spec, where, X, y, sample_weight, validation, seed, name
             )
             batch = feed.n if size is None else min(size, feed.n)
             begin = (
@@ -232,7 +234,7 @@ def fit(
             plan = replace(plan, clip_value=clip_value, clip_norm=clip_norm, report=report_loss)
             state = (begin, optimizers.init(optimizer, begin, xp=where.xp))
             run = _Run(
-                net, where, name, make_step(plan), optimizer, schedule, feed, weights, test, batch,
+                net, spec, where, name, make_step(plan), optimizer, schedule, feed, weights, test, batch,
                 epochs, shuffle, seed, watchers, early, state, compile,
                 deadline=math.inf if max_time is None else began + max_time,
                 clipped=clip_norm is not None,
@@ -288,6 +290,7 @@ class _Run:
     """One training run: what it does, and how far it has come."""
 
     net: MLP
+    spec: NetSpec
     backend: Backend
     dtype: str
     step: Step
@@ -427,14 +430,17 @@ class _Run:
         cut_short = self.stopped in ("interrupted", "terminated")
         keep_best = self.early.restore_best if self.early is not None else cut_short
         best = self.best if keep_best else None
-        return Model(
-            self.net,
+        return self.model(
             best[2] if best else self.snapshot.state[0],
-            self.backend,
-            self.history,
-            self.stopped,
-            best[1] if best else None,
+            history=self.history,
+            stopped=self.stopped,
+            best_epoch=best[1] if best else None,
         )
+
+    def model(self, params: Params, **rest: Any) -> Model:
+        """A model with these parameters and what ``fit`` learnt of labels and names."""
+        known = {"classes": self.spec.classes, "feature_names": self.spec.features}
+        return Model(self.net, params, self.backend, **known, **rest)  # type: ignore[arg-type]
 
     def params(self) -> Params:
         """A private copy of the parameters as they are now."""
@@ -652,7 +658,7 @@ class _Run:
             before = after
         raise DivergenceError(
             f"training diverged {where}: the loss or a parameter is not finite. {advice}",
-            Model(self.net, before, backend, self.history, "diverged"),
+            self.model(before, history=self.history, stopped="diverged"),
         )
 
     def replayed(self, end: int) -> Iterator[Piece]:
@@ -666,6 +672,7 @@ class _Run:
 
 def _prepare(
     net: MLP,
+    spec: NetSpec,
     backend: Backend,
     X: Any,
     y: Any,
@@ -693,9 +700,12 @@ def _prepare(
                 f"got {checks.shown(held_out)}"
             )
         checks.real("validation", held_out, low=0, high=1, open_low=True, open_high=True)
-    rows, *apart = examples.check(net.spec, backend, name, *given)
+    rows, *apart = examples.check(spec, backend, name, *given)
+    labels.warn_if_classes(spec, rows.y)
     if held_out is not None and not apart:
         rows, *apart = _split(backend, rows, held_out, seed)
+        for part, which in ((apart[0], "held-out rows"), (rows, "rows that are left")):
+            checks.some_weight(part.w, which, f"validation={held_out}")
     x, y, w = rows
     n = x.shape[0]
     extra = () if w is None else (w,)

@@ -18,7 +18,8 @@ from portable_bp.backend import Backend, map_leaves
 from portable_bp.backend.memory import Result, translate_oom
 from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.errors import BackendError, CheckpointError
-from portable_bp.inputs import checks, examples
+from portable_bp.inputs import checks, examples, labels
+from portable_bp.inputs.spec import NetSpec
 from portable_bp.inputs.transfer import dtype_name, to_host
 from portable_bp.mlp import MLP
 from portable_bp.persistence import documents, model_file
@@ -47,6 +48,10 @@ class Model:
         ``"terminated"`` (by SIGTERM or SIGUSR1) or ``"diverged"``.
     best_epoch : int or None
         The epoch (from 1) that the parameters are of, when the best ones were restored.
+    classes : array of shape (n_classes,) or None
+        The labels that :meth:`predict` gives back, where ``fit`` was handed text or booleans.
+    feature_names : tuple of str or None
+        The columns of the data frame that ``fit`` was handed; later ones must have the same.
     """
 
     net: MLP
@@ -55,6 +60,8 @@ class Model:
     history: History = field(default_factory=History)
     stopped: str = "finished"
     best_epoch: int | None = None
+    classes: HostArray | None = None
+    feature_names: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         parts = [f"{self.net!r}", f"backend={self.backend.spec!r}", *self._scores()]
@@ -162,11 +169,19 @@ class Model:
     @overload
     def predict(self, X: Any) -> Any: ...
     def predict(self, X: Any) -> Any:
-        """Class labels or values for each row, as :meth:`portable_bp.MLP.predict` gives them."""
+        """Class labels or values for each row, as :meth:`portable_bp.MLP.predict` gives them.
+
+        The labels are those that ``fit`` was handed; text comes in NumPy, wherever X lives.
+        """
         out = self.forward(X)
-        where = resolve(None, out) if owner(out) is not None else get_backend("numpy")
-        with where.scope():
-            return decide(self.net, where, out)
+        backend = resolve(None, out) if owner(out) is not None else get_backend("numpy")
+        with backend.scope():
+            return labels.named(self.spec, backend, decide(self.net, backend, out))
+
+    @property
+    def spec(self) -> NetSpec:
+        """What the network asks of its examples, with the labels and names that it has learnt."""
+        return replace(self.net.spec, classes=self.classes, features=self.feature_names)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy for a classification loss, else R squared."""
@@ -179,7 +194,7 @@ class Model:
         def evaluated() -> tuple[float, float]:
             with self.backend.scope():
                 given = examples.Rows(X, y, sample_weight)
-                (rows,) = examples.check(self.net.spec, self.backend, self._dtype, given)
+                (rows,) = examples.check(self.spec, self.backend, self._dtype, given)
             t = examples.place_targets(self.net.spec, get_backend("numpy"), rows.y, "float64")
             by_row, outputs = blocks.losses_and_outputs(
                 self.backend, self.net.equations, self.params, rows.x, np.asarray(t)
@@ -197,7 +212,7 @@ class Model:
                 f"X lives on {foreign.spec_of(X)}, the model on {self.backend.spec}: move one of them, "
                 f"for example model.to({foreign.spec_of(X)!r})"
             )
-        return examples.features(self.net.spec, X)
+        return examples.features(self.spec, X)
 
     def _guarded(self, X: Any, work: Callable[[], Result]) -> Result:
         def task() -> str:
@@ -380,6 +395,8 @@ def pack_model(model: Model) -> tuple[dict[str, HostArray], dict[str, Any]]:
         history=model.history.epochs,
         stopped=model.stopped,
         best_epoch=model.best_epoch,
+        classes=model.classes,
+        feature_names=model.feature_names,
     )
 
 
@@ -396,7 +413,11 @@ def unpack_model(
         raise CheckpointError(f"{os.fspath(path)}: contents: network: {error}") from error
     params = _placed(model_file.params_of(arrays, metadata), backend)
     history = History([{k: float(v) for k, v in row.items()} for row in metadata["history"]])
-    return Model(net, params, backend, history, metadata["stopped"], metadata["best_epoch"])
+    classes, names = metadata.get("classes"), metadata.get("feature_names")
+    return Model(
+        net, params, backend, history, metadata["stopped"], metadata["best_epoch"],
+        None if classes is None else np.asarray(classes), None if names is None else tuple(names),
+    )  # fmt: skip
 
 
 def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> Model:

@@ -111,7 +111,8 @@ def test_class_weight_in_partial_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "message"), [({7: 1.0}, "classes that y has not"), ("even", "class_weight")]
+    ("weight", "message"),
+    [({7: 1.0}, "contains classes not present in y"), ("even", "class_weight")],
 )
 def test_wrong_class_weight(weight: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
