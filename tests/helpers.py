@@ -15,7 +15,7 @@ def jax_64_bits(on: bool) -> AbstractContextManager[Any]:
     import jax
     import jax.experimental
 
-    switch: Any = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    switch: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
     context: AbstractContextManager[Any] = switch(on)
     return context
 

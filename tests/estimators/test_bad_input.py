@@ -125,7 +125,7 @@ BAD = [
     Bad(79, C, ValueError, "sample_weight contains NaN", weights=put(np.ones(N), 3, np.nan)),
     Bad(80, R, ValueError, "sample_weight has a negative value, -1 at row 3",
         weights=put(np.ones(N), 3, -1)),
-    Bad(88, C, BackendError, "unknown backend 'gpu'", settings={"device": "gpu"}),
+    Bad(88, C, BackendError, "unknown backend 'gpx'", settings={"device": "gpx"}),
     Bad(88, C, BackendError, "torch:cuda:99.*cannot be used", settings={"device": "torch:cuda:99"}),
 ]  # fmt: skip
 
