@@ -17,7 +17,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import stat
 import sys
 from collections.abc import Callable, Mapping
@@ -29,7 +28,7 @@ import numpy as np
 from portable_bp._typing import HostArray
 from portable_bp.backend.memory import physical_memory
 from portable_bp.errors import CheckpointError
-from portable_bp.persistence import atomic
+from portable_bp.persistence import atomic, foreign
 
 JSON: TypeAlias = (
     "bool | int | float | str | list[JSON] | tuple[JSON, ...] | dict[str, JSON] | None"
@@ -44,6 +43,8 @@ MIGRATIONS: dict[int, Callable[[dict[str, HostArray], dict[str, Any]], Contents]
 MAX_HEADER = 2**23
 """Bytes of the header, metadata included: parsing takes some 30 times as much memory."""
 MAX_ARRAYS = 10_000
+FIRST_BYTES = 512
+"""So many say what a foreign file is."""
 MAX_DEPTH = 64
 """Lists and objects within each other in the JSON."""
 
@@ -63,7 +64,6 @@ DTYPES = {
 }
 _CODES = {name: code for code, name in DTYPES.items()}
 
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _DAMAGED = "the file is damaged; use another copy or an earlier checkpoint"
 _FOREIGN = "this is not a file that portable_bp wrote, or its start is damaged"
 
@@ -231,11 +231,13 @@ def _load(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[dict[str
         if size > limit:
             raise CheckpointError(f"size: {size} bytes, over the limit of {limit}; see max_bytes")
         if size < 8:
+            _refuse_foreign(file.read(8))
             raise CheckpointError(f"length: {size} bytes are too few for a header; {_DAMAGED}")
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        start += file.read(min(length, MAX_HEADER))
-        header, end = _header(length, start[8:])
+        start = file.read(min(size, FIRST_BYTES))
+        length = int.from_bytes(start[:8], "little")
+        _refuse_foreign(start)
+        start += file.read(max(0, 8 + min(length, MAX_HEADER) - len(start)))
+        header, end = _header(length, start[8 : 8 + min(length, MAX_HEADER)])
         if 8 + length + end != size:
             raise CheckpointError(
                 f"length: the header promises {8 + length + end} bytes, the file has {size}; "
@@ -245,6 +247,15 @@ def _load(path: str | os.PathLike[str], max_bytes: int | None) -> tuple[dict[str
     if len(data) != size:
         raise CheckpointError("length: the file changed while it was read; try again")
     return header, data
+
+
+def _refuse_foreign(start: bytes) -> None:
+    """Raise when the first bytes are those of another format."""
+    name = foreign.describe(start)
+    if name is not None:
+        raise CheckpointError(
+            f"format: this is {name}. portable_bp reads the safetensors files that it has written"
+        )
 
 
 def _header(length: int, raw: bytes) -> tuple[dict[str, Any], int]:
@@ -335,12 +346,25 @@ def _parse(raw: bytes | str, what: str) -> dict[str, Any]:
 
 
 def _check_depth(text: str) -> None:
-    """Python's parser recurses, and a stack that a file can fill is a crash."""
-    bare = np.frombuffer(_STRING.sub("", text).encode(), np.int8)
-    opened = (bare == ord("[")) | (bare == ord("{"))
-    closed = (bare == ord("]")) | (bare == ord("}"))
+    """Python's parser recurses, and a stack that a file can fill is a crash.
+
+    A fixed number of passes over the bytes, whatever they are: a quote ends or begins a string unless
+    an odd number of backslashes stands before it, and brackets count outside of strings.
+    """
+    raw = np.frombuffer(text.encode(errors="surrogatepass"), np.uint8)
+    if not raw.size:
+        return
+    place = np.arange(raw.size, dtype=np.int32)
+    other = np.maximum.accumulate(np.where(raw != ord("\\"), place, np.int32(-1)))
+    backslashes = place - other  # in a row, up to this byte
+    escaped = np.concatenate([np.zeros(1, bool), backslashes[:-1] % 2 == 1])
+    del place, other, backslashes
+    quotes = (raw == ord('"')) & ~escaped
+    inside = np.logical_xor.accumulate(quotes)
+    opened = ((raw == ord("[")) | (raw == ord("{"))) & ~inside
+    closed = ((raw == ord("]")) | (raw == ord("}"))) & ~inside
     depth = np.cumsum(opened.view(np.int8) - closed.view(np.int8), dtype=np.int32)
-    if depth.max(initial=0) > MAX_DEPTH:
+    if depth.max() > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
 
 

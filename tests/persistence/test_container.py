@@ -526,9 +526,12 @@ def zipped() -> bytes:
 FOREIGN: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "length: 0 bytes"),
     "text": (lambda: b"step,loss\n1,0.5\n2,0.25\n" * 9, "header: .* not a file that portable_bp"),
-    "picture": (picture, "header"),
-    "npz": (zipped, "header"),
-    "pickle": (lambda: pickle.dumps(Trap(Path(tempfile.gettempdir()) / "trap")), "header"),
+    "picture": (picture, "format: this is a PNG picture"),
+    "npz": (zipped, r"format: this is an archive of NumPy arrays \(.npz\)"),
+    "pickle": (
+        lambda: pickle.dumps(Trap(Path(tempfile.gettempdir()) / "trap")),
+        "this is a pickle; .*never loads",
+    ),
     "zeros": (lambda: bytes(4096), "not the JSON"),
     "other safetensors": (lambda: bytes(safetensors.save({"a": np.ones(3)})), "format: no mark"),
     "torch's safetensors": (
