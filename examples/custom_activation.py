@@ -1,13 +1,15 @@
-"""An activation and a loss of your own: written once, checked, and trained on every backend here.
-
-The activation is the sine (Sitzmann et al., NeurIPS 2020), the loss ln cosh(o - y), which is
-quadratic near zero and absolute far away.
 """
+An activation and a loss of your own
+====================================
 
-from __future__ import annotations
+Written once, checked against finite differences, and trained on every backend of this machine.
+The activation is the sine (Sitzmann et al., NeurIPS 2020), the loss ln cosh(o - y): quadratic
+near zero and absolute far away.
+"""
 
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 import portable_bp
@@ -32,25 +34,30 @@ log_cosh = Loss(
     name="log_cosh",
 )
 
+# %%
+# A wrong derivative would train, badly. So check it first.
 
-def main() -> None:
-    rng = np.random.default_rng(0)
-    X = rng.uniform(-1, 1, size=(400, 1))
-    y = np.sin(6 * X[:, 0]) * np.exp(-X[:, 0])
+rng = np.random.default_rng(0)
+X = rng.uniform(-1, 1, size=(400, 1))
+y = np.sin(6 * X[:, 0]) * np.exp(-X[:, 0])
+net = portable_bp.MLP([1, 16, 16, 1], hidden=sine, loss=log_cosh)
+error = check_gradients(net, net.init(seed=1, dtype="float64"), X[:20], y[:20])
+print(f"gradient against central differences: worst relative error {error:.1e}")
 
-    net = portable_bp.MLP([1, 16, 16, 1], hidden=sine, loss=log_cosh)
-    error = check_gradients(net, net.init(seed=1, dtype="float64"), X[:20], y[:20])
-    print(f"gradient against central differences: worst relative error {error:.1e}")
+# %%
+# The same two functions on every library.
 
-    for spec in ("numpy", "torch", "jax"):
-        if spec not in portable_bp.available_backends():
-            print(f"{spec}: not installed here")
-            continue
-        model = portable_bp.fit(
-            net, X, y, epochs=60, batch_size=32, learning_rate=5e-3, backend=spec
-        )
-        print(f"{spec}: loss {model.history['loss'][-1]:.5f}, R^2 {model.score(X, y):.4f}")
+for spec in ("numpy", "torch", "jax"):
+    if spec not in portable_bp.available_backends():
+        print(f"{spec}: not installed here")
+        continue
+    model = portable_bp.fit(net, X, y, epochs=60, batch_size=32, learning_rate=5e-3, backend=spec)
+    print(f"{spec}: loss {model.history['loss'][-1]:.5f}, R^2 {model.score(X, y):.4f}")
 
+# %%
 
-if __name__ == "__main__":
-    main()
+grid = np.linspace(-1, 1, 200)[:, None]
+plt.figure(figsize=(6, 3), layout="constrained")
+plt.scatter(X, y, s=6, color="gray")
+plt.plot(grid, model.predict(grid), color="tab:blue")
+plt.show()

@@ -1,8 +1,12 @@
-"""Train where the arrays live: on a GPU if there is one, else on the CPU, with the same lines.
+"""
+Train where the arrays live
+===========================
 
-python examples/gpu_training.py                  # the first usable accelerator, else NumPy
-python examples/gpu_training.py --backend cupy:0
-python examples/gpu_training.py --rows 200000 --epochs 5
+On a GPU if there is one, else on the CPU, with the same lines::
+
+    python examples/gpu_training.py                  # the first usable accelerator, else NumPy
+    python examples/gpu_training.py --backend cupy:0
+    python examples/gpu_training.py --rows 200000 --epochs 5
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from portable_bp import schedules
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Train where the arrays live.")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=3)

@@ -1,6 +1,9 @@
-"""A grid search of scikit-learn's on the arrays you have: PyTorch's, and CuPy's where there is a GPU.
+"""
+Hyper-parameter search
+======================
 
-python examples/sklearn_pipeline.py
+A grid search of scikit-learn's on the arrays you have: PyTorch's, and CuPy's where there is a
+GPU.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Backpropagation by hand: every z, a, delta, gradient and update of two published examples.
+"""
+Backpropagation by hand
+=======================
 
-    python examples/worked_example.py
-
-One column for each library that can be used on this machine, so that you can check the numbers
-against each other, and against paper and pencil.
+Every z, a, delta, gradient and update of two published examples, with one column for each library
+that can be used on this machine: check the numbers against each other, and against paper and
+pencil.
 """
 
 from __future__ import annotations
