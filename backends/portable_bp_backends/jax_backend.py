@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import numpy as np
 from portable_bp._typing import Array, HostArray, Step, Tree
 from portable_bp.backend import Backend, Runner, extend
 from portable_bp_backends._host import native_copy
-from portable_bp_backends.jax_scan import ScanRunner
 
 _WIDE = ("float64", "int64", "uint64", "complex128")
 
@@ -132,8 +130,11 @@ class JaxBackend(Backend):
         self._jax.effects_barrier()
 
     def compile(self, step: Step, state: Tree) -> Runner:
+        from portable_bp_backends.jax_scan import ScanRunner
+
         return ScanRunner(self, step, state)
 
     def compile_function(self, f: Callable[..., Tree]) -> Callable[..., Tree]:
-        compiled: Callable[..., Tree] = self._jax.jit(partial(f, self.xp))
-        return compiled
+        from portable_bp_backends.jax_scan import compile_function
+
+        return compile_function(self.xp, f)

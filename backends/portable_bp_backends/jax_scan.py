@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from portable_bp._typing import Array, HostArray, Step, Tree
-from portable_bp.backend import Backend, map_leaves
+import jax
+import jax.extend.core
+import numpy as np
+
+from portable_bp._tree import leaves, map_leaves
+from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
+from portable_bp.backend import Backend
 from portable_bp_backends._host import native_copy
-from portable_bp_backends._runs import check_run
+from portable_bp_backends._runs import CannotReplayError, ReplayRunner
 
 
-class ScanRunner:
+class ScanRunner(ReplayRunner):
     """Runs the steps of a call as one ``jit`` of a ``lax.scan`` that is handed the state's memory.
 
     The program is traced once for each combination of shapes (an epoch of ``s`` equal batches and a
-    ragged last batch are two), and a call returns before the device has finished.
+    ragged last batch are two), and a call returns before the device has finished. A step that JAX
+    cannot trace runs eagerly.
 
     Attributes
     ----------
@@ -22,11 +30,12 @@ class ScanRunner:
         How often the step was traced so far.
     """
 
-    def __init__(self, backend: Backend, step: Step, state: Tree) -> None:
-        import jax
+    recording = "program"
 
-        self._backend = backend
+    def __init__(self, backend: Backend, step: Step, state: Tree) -> None:
+        super().__init__(backend, step)
         self.traces = 0
+        self._checked: set[Any] = set()
         # The compiled program takes the state's memory for its result: it must be our own.
         with backend.scope():
             self._state = map_leaves(backend.copy, state)
@@ -46,15 +55,20 @@ class ScanRunner:
 
         self._epoch = jax.jit(epoch, donate_argnums=0)
 
-    @property
-    def state(self) -> Tree:
+    def _copied(self) -> Tree:
         with self._backend.scope():
             return map_leaves(self._backend.copy, self._state)
 
-    def run(
-        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
+    def _forget(self) -> None:
+        self._epoch.clear_cache()
+
+    def _replay(
+        self,
+        steps: int,
+        data: tuple[Array, ...],
+        order: HostArray | None,
+        table: tuple[HostArray, ...],
     ) -> Tree:
-        check_run(data, order, table)
         backend = self._backend
         for t in table:
             backend.dtype(t.dtype.name)  # refuses what JAX would silently narrow
@@ -62,7 +76,57 @@ class ScanRunner:
         # may read them after this call has returned.
         rows = None if order is None else native_copy(order, backend.index_dtype)
         numbers = tuple(native_copy(t) for t in table)
+        args = (self._state, data, rows, numbers)
+        form = tuple(
+            (a.shape, str(a.dtype)) for a in leaves((data, () if rows is None else rows, numbers))
+        )
+        if form not in self._checked:
+            batch = data if rows is None else tuple(d[rows[0], ...] for d in data)
+            example = self._state, (*batch, tuple(t[0] for t in numbers))
+            step = partial(self._step, backend.xp)
+            check_traceable(partial(self._epoch.trace, *args), step, example)
+            self._checked.add(form)
         # The precision that scope() sets must hold while the program is traced.
-        with backend.scope():
-            self._state, losses = self._epoch(self._state, data, rows, numbers)
+        self._state, losses = self._epoch(*args)
         return losses
+
+
+def check_traceable(
+    trace: Callable[[], Any], f: Callable[..., Tree], args: tuple[Any, ...]
+) -> None:
+    """``trace()`` a program that calls ``f`` at ``args``, or refuse.
+
+    JAX reads a NumPy array that a function uses when it compiles, not when the array is used: one
+    that the function changes in between would count with its last values. So a function with such
+    constants has to give, operation by operation, what it gives eagerly.
+    """
+    try:
+        constants = trace().jaxpr.consts
+        if not any(not isinstance(c, jax.Array) and c.ndim for c in constants):
+            return
+        traced = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(f)(*args))(*leaves(args))
+    except jax.errors.JAXTypeError as error:
+        raise CannotReplayError(str(error).splitlines()[0]) from error
+    for a, b in zip(traced, map(np.asarray, leaves(f(*args))), strict=True):
+        scale = float(np.max(np.abs(b), where=np.isfinite(b), initial=0))
+        if not np.allclose(a, b, 0, 1e-5 * scale, equal_nan=True):
+            raise CannotReplayError("it changes a NumPy array that it has used before")
+
+
+def compile_function(xp: Namespace, f: Callable[..., Tree]) -> Callable[..., Tree]:
+    """``f(xp, *trees)`` as a function of the trees: through ``jit``, or eagerly if it must be."""
+    eager = partial(f, xp)
+    compiled: Any = jax.jit(eager)
+    traceable: dict[Any, bool] = {}
+
+    def call(*trees: Tree) -> Tree:
+        form = map_leaves(lambda a: (a.shape, str(a.dtype)), trees)
+        if form not in traceable:
+            try:
+                check_traceable(partial(compiled.trace, *trees), eager, trees)
+                traceable[form] = True
+            except CannotReplayError:
+                traceable[form] = False
+        return compiled(*trees) if traceable[form] else eager(*trees)
+
+    return call

@@ -13,7 +13,7 @@ import numpy as np
 from portable_bp._typing import HostArray, Step, Tree
 from portable_bp.backend import Backend, Runner, extend
 from portable_bp_backends._host import native_copy
-from portable_bp_backends.numpy_plan import PlanFunction, PlanRunner, Switches
+from portable_bp_backends.numpy_plan import PlanFunction, PlanOptions, PlanRunner
 
 
 @cache
@@ -67,7 +67,7 @@ class NumpyBackend(Backend):
         return np.errstate(all="ignore")
 
     def compile(self, step: Step, state: Tree) -> Runner:
-        return PlanRunner(self.xp, step, state, Switches())
+        return PlanRunner(self, step, state, PlanOptions())
 
     def compile_function(self, f: Callable[..., Tree]) -> Callable[..., Tree]:
         return PlanFunction(self.xp, f)

@@ -1,4 +1,4 @@
-"""The narrow door: what a backend offers, and how a training step runs when nothing compiles it.
+"""The narrow door: what a backend offers.
 
 A backend decides where and how fast a step runs, never what it computes. An adapter subclasses
 :class:`Backend` in a file of its own and registers under the entry-point group
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from portable_bp._tree import map_leaves
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
+from portable_bp.backend.runner import EagerRunner, Runner
 
 
 def extend(module: ModuleType, kernel: Callable[[Callable[..., Any]], Any]) -> Namespace:
@@ -39,75 +39,6 @@ def extend(module: ModuleType, kernel: Callable[[Callable[..., Any]], Any]) -> N
     namespace.__dict__.update(vars(module))
     namespace.__dict__["portable_bp_kernel"] = kernel
     return namespace
-
-
-class Runner(Protocol):
-    """A training step bound to its state on one device."""
-
-    @property
-    def state(self) -> Tree:
-        """A private copy of the present state: later steps do not change it."""
-
-    def run(
-        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
-    ) -> Tree:
-        """Advance the state by one step for each row of the table's arrays.
-
-        Parameters
-        ----------
-        data : tuple of arrays of n rows
-            On the device.
-        order : array of shape (steps, batch), or None
-            Integers on the host, each in [0, n). Step ``i`` sees the rows ``order[i]`` of every array
-            in ``data``; with None, all rows.
-        table : tuple of host arrays, each of shape (steps,)
-            Step ``i`` gets their ``i``-th entries as 0-d arrays: all numbers that change between
-            steps (rate, bias corrections, the counter that keys random bits).
-
-        Returns
-        -------
-        array of shape (steps,), or ()
-            The losses of the steps, on the device; ``()`` from a step that does not report its loss.
-        """
-
-
-class EagerRunner(Runner):
-    """Runs the step eagerly: one gather and one call per step.
-
-    Parameters
-    ----------
-    backend : Backend
-        Where it runs.
-    step : function
-        ``step(xp, state, batch) -> (state, loss)``, pure.
-    state : tree of arrays
-        Where it starts.
-    """
-
-    def __init__(self, backend: Backend, step: Step, state: Tree) -> None:
-        self._backend, self._step, self._state = backend, step, state
-
-    @property
-    def state(self) -> Tree:
-        return map_leaves(self._backend.copy, self._state)
-
-    def run(
-        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
-    ) -> Tree:
-        backend, xp = self._backend, self._backend.xp
-        losses = []
-        with backend.scope():
-            rows = None if order is None else backend.asarray(order, dtype=backend.index_dtype)
-            numbers = tuple(backend.asarray(t, dtype=t.dtype) for t in table)
-            for i in range(table[0].shape[0]):
-                batch = data
-                if rows is not None:
-                    index = rows[i, ...]
-                    batch = tuple(xp.take(d, index, axis=0) for d in data)
-                now = tuple(t[i, ...] for t in numbers)
-                self._state, loss = self._step(xp, self._state, (*batch, now))
-                losses.append(loss)
-            return () if isinstance(losses[0], tuple) else xp.stack(losses)
 
 
 class Backend(ABC):

@@ -76,7 +76,7 @@ class Case:
 def no_fallback():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what libraries say of their own old parts
-        warnings.filterwarnings("error", ".* runs this step as it is written")
+        warnings.filterwarnings("error", ".* runs this step eagerly")
         yield
 
 
@@ -267,7 +267,7 @@ def test_a_step_that_asks_the_host_runs_as_it_is_written(where):
 
     graph = where.compile(asking, case.state)
     eager = EagerRunner(where, asking, case.state)
-    with pytest.warns(RuntimeWarning, match="runs this step as it is written, not from a graph"):
+    with pytest.warns(RuntimeWarning, match="runs this step eagerly, not from a graph"):
         got = graph.run(case.data, case.order(20), case.table(0, 20))
     case.same(got, eager.run(case.data, case.order(20), case.table(0, 20)))
     case.same(graph.state, eager.state)

@@ -13,7 +13,7 @@ NumPy calls whose every operand and result is an array that is already there.
 ...     error = xp.matmul(x, w) - y
 ...     return (w - rate * xp.matmul(x.T, error),), xp.sum(error * error)
 >>> x, y, rates = np.eye(3), np.asarray([1.0, 2.0, 3.0]), np.asarray([0.5, 0.5, 0.25])
->>> runner = PlanRunner(xp, step, (np.zeros(3),), Switches())
+>>> runner = PlanRunner(xp, step, (np.zeros(3),), PlanOptions())
 >>> runner.run((x, y), None, (rates,))  # three steps, and their losses
 array([14.   ,  3.5  ,  0.875])
 >>> runner.state
@@ -54,11 +54,11 @@ The way there, one module for each stage:
 ``runner``
     Mini-batches are gathered into buffers of the plan, many ahead; steps run; losses are collected.
 
-The numbers are those of the function as it is written. With ``Switches(exact=True)`` they are the
-same to the last bit; without it the rewrites that :class:`Switches` states may round otherwise.
+The numbers are those of the function as it is written. With ``PlanOptions(exact=True)`` they are the
+same to the last bit; without it the rewrites that :class:`PlanOptions` states may round otherwise.
 """
 
+from portable_bp_backends.numpy_plan.options import PlanOptions
 from portable_bp_backends.numpy_plan.runner import PlanFunction, PlanRunner
-from portable_bp_backends.numpy_plan.switches import Switches
 
-__all__ = ["PlanFunction", "PlanRunner", "Switches"]
+__all__ = ["PlanFunction", "PlanOptions", "PlanRunner"]

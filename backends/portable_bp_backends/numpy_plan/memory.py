@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from portable_bp_backends.numpy_plan.neighbours import Lanes, rows_of_memory
-from portable_bp_backends.numpy_plan.switches import Switches
-from portable_bp_backends.numpy_plan.trace import Graph, Node, an_input
+from portable_bp_backends.numpy_plan.fusion import Lanes, rows_of_memory
+from portable_bp_backends.numpy_plan.graph import Graph, Node, an_input
+from portable_bp_backends.numpy_plan.options import PlanOptions
 
 _CACHE_LINE = 64
 
@@ -111,9 +111,9 @@ class Memory:
         order: list[Node],
         lanes: dict[Node, Lanes],
         state: State,
-        switches: Switches,
+        options: PlanOptions,
     ) -> None:
-        self._graph, self._order, self._state, self._switches = graph, order, state, switches
+        self._graph, self._order, self._state, self._options = graph, order, state, options
         self._leaf = {node: i for i, node in enumerate(graph.state)}
         self.pool = Pool()
         self.where: dict[Node, Any] = dict(zip(graph.state, state.arrays, strict=True))
@@ -128,7 +128,7 @@ class Memory:
     # --- what kind of value each node is ----------------------------------------------------------
 
     def _sort(self) -> None:
-        self.handed = set(self._graph.given)
+        self.handed = set(self._graph.inputs)
         self.numbers = set(self._graph.numbers)
         self.windows: set[Node] = set()
         for node in self._order:
@@ -219,7 +219,7 @@ class Memory:
                 start, *_, stop = members.values()
                 shape = self._order[start].shape
                 row = max(map(_widest, members)) * self._order[start].size // shape[0]
-                run = Run(start, stop, shape, max(1, self._switches.piece // row))
+                run = Run(start, stop, shape, max(1, self._options.tile // row))
                 self.runs.update(dict.fromkeys(range(start, stop + 1), run))
             members.clear()
 
@@ -249,10 +249,10 @@ class Memory:
         }
 
     def _can_be_cut(self, node: Node) -> bool:
-        if not self._switches.piece or not node.elementwise or not node.shape:
+        if not self._options.tile or not node.elementwise or not node.shape:
             return False
         whole = any(s in self.handed and len(s.shape) == len(node.shape) for s in node.sources)
-        big = node.size * _widest(node) >= 2 * self._switches.piece
+        big = node.size * _widest(node) >= 2 * self._options.tile
         return big and node.shape[0] > 1 and not whole
 
     # --- lifetimes --------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ class Memory:
     def release(self, i: int) -> None:
         """Take back what the call at position i was the last to read."""
         run = self.runs.get(i)
-        if not self._switches.reuse:
+        if not self._options.reuse:
             return
         for owner in self._ends.get(i, ()):
             if owner in self._block:
@@ -358,7 +358,7 @@ class Memory:
 
     def _dying_operand(self, i: int, node: Node) -> Node | None:
         """An operand that this call may write its result over."""
-        if not self._switches.reuse:
+        if not self._options.reuse:
             return None
         for operand in node.sources:
             if (
@@ -372,7 +372,7 @@ class Memory:
         return None
 
     def _may_replace_state(self, i: int, node: Node) -> bool:
-        if not self._switches.donate or node not in self._targets:
+        if not self._options.donate or node not in self._targets:
             return False
         old = {self._graph.state[k] for k in self._targets[node]}
         last = max(self._last.get(leaf, -1) for leaf in old)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from portable_bp_backends.numpy_plan.calls import Calls
+from portable_bp_backends.numpy_plan.arguments import equal_entries
+from portable_bp_backends.numpy_plan.fusion import schedule
+from portable_bp_backends.numpy_plan.graph import Graph, Node
+from portable_bp_backends.numpy_plan.lowering import Calls
 from portable_bp_backends.numpy_plan.memory import Memory, State
-from portable_bp_backends.numpy_plan.neighbours import schedule
+from portable_bp_backends.numpy_plan.options import PlanOptions
 from portable_bp_backends.numpy_plan.source import Call, Operand, Source
-from portable_bp_backends.numpy_plan.switches import Switches
-from portable_bp_backends.numpy_plan.trace import Graph, Node, equal_entries
 
 
 class Plan:
@@ -27,16 +28,16 @@ class Plan:
     nbytes : the size of the memory that the plan owns, besides the state
     """
 
-    def __init__(self, graph: Graph, state: State, switches: Switches) -> None:
-        order, lanes = schedule(graph, switches.neighbours)
-        memory = Memory(graph, order, lanes, state, switches)
+    def __init__(self, graph: Graph, state: State, options: PlanOptions) -> None:
+        order, lanes = schedule(graph, options.fusion)
+        memory = Memory(graph, order, lanes, state, options)
         source = Source()
         for array in state.arrays:
             source.name(array, "s")
-        calls = Calls(memory, source, switches)
+        calls = Calls(memory, source, options)
         _write(order, memory, calls, source)
         returned = _write_end(graph, state, memory, calls, source)
-        self._inputs, self._numbers = graph.given, graph.numbers
+        self._inputs, self._numbers = graph.inputs, graph.numbers
         self._windows = [node for node in order if node in memory.handed]
         self._given, self._each = tuple(calls.given), tuple(calls.numbers)
         parameters = (*calls.given.values(), *calls.numbers.values())

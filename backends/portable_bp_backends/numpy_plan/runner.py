@@ -5,19 +5,20 @@ from __future__ import annotations
 import operator
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
+from portable_bp._cache import Recent
+from portable_bp._tree import leaves, map_leaves
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
-from portable_bp.backend import leaves, map_leaves
-from portable_bp_backends._runs import check_run
+from portable_bp.backend import Backend
+from portable_bp_backends._runs import CannotReplayError, ReplayRunner
 from portable_bp_backends.numpy_plan.memory import State
+from portable_bp_backends.numpy_plan.options import PlanOptions
 from portable_bp_backends.numpy_plan.plan import Plan
-from portable_bp_backends.numpy_plan.switches import Switches
-from portable_bp_backends.numpy_plan.trace import trace_function, trace_step
+from portable_bp_backends.numpy_plan.trace import StateError, check_pure, trace_function, trace_step
 
 KEPT = 16
 """How many plans a runner or a function keeps, of the shapes it met last."""
@@ -28,49 +29,17 @@ IDLE = 1 << 24
 LARGE = 1 << 23
 """Bytes of arguments from which on a function runs as it is written."""
 
-T = TypeVar("T")
-
-
-class _Recent(Generic[T]):
-    """The entries used last, by key; safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[Any, T] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Any) -> T | None:
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-            return self._entries.get(key)
-
-    def put(self, key: Any, entry: T) -> T:
-        """Keep the entry, or an earlier one under the same key; answers with the one kept."""
-        with self._lock:
-            kept = self._entries.setdefault(key, entry)
-            self._entries.move_to_end(key)
-            while len(self._entries) > KEPT:
-                self._entries.popitem(last=False)
-            return kept
-
-    def entries(self) -> list[T]:
-        with self._lock:
-            return list(self._entries.values())
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
 
 class _Batches:
     """A plan for mini-batches of one size, and the buffers that they are gathered in, several ahead."""
 
-    def __init__(self, plan: Plan, example: tuple[Any, ...], ahead: int) -> None:
+    def __init__(self, plan: Plan, example: tuple[Any, ...], prefetch_bytes: int) -> None:
         self.plan = plan
         nbytes = max(1, sum(rows.nbytes for rows in example))
-        self.count = max(1, ahead // nbytes)
+        self.count = max(1, prefetch_bytes // nbytes)
         self._buffers = [np.empty((self.count, *rows.shape), rows.dtype) for rows in example]
         self.nbytes = sum(buffer.nbytes for buffer in self._buffers)
-        self.handed = [plan.bind(batch) for batch in zip(*self._buffers, strict=True)]
+        self.arguments = [plan.bind(batch) for batch in zip(*self._buffers, strict=True)]
 
     def gather(self, data: tuple[Any, ...], order: Any) -> None:
         """Fill the buffers with the rows ``order`` of all arrays.
@@ -82,13 +51,13 @@ class _Batches:
             rows.take(order.reshape(-1), 0, flat[: order.size], "clip")
 
 
-class _Workshop:
+class _Workspace:
     """What a step works with: memory for its state, and its plans and buffers by kind of mini-batch."""
 
     def __init__(self, state: list[Any]) -> None:
         self.memory = State(state)
-        self.plans: _Recent[Plan] = _Recent()
-        self.batches: _Recent[_Batches] = _Recent()
+        self.plans: Recent[Plan] = Recent(KEPT)
+        self.batches: Recent[_Batches] = Recent(KEPT)
 
     def start(self, state: list[Any]) -> None:
         """Take over another state."""
@@ -101,83 +70,93 @@ class _Workshop:
         return sum(int(owner.nbytes) for part in owned for owner in part)
 
 
-_idle: weakref.WeakKeyDictionary[Step, dict[Any, _Workshop]] = weakref.WeakKeyDictionary()
-"""Workshops whose runner is gone, by step and form of the state; they go with the step."""
+_idle: weakref.WeakKeyDictionary[Step, dict[Any, _Workspace]] = weakref.WeakKeyDictionary()
+"""Workspaces whose runner is gone, by step and form of the state; they go with the step."""
 
 _idle_lock = threading.RLock()  # the end of a runner may come in the middle of anything
 
 
-def _keep(idle: dict[Any, _Workshop], form: Any, workshop: _Workshop) -> None:
-    """Keep a workshop; all others are dropped when they have become too large together."""
+def _keep(idle: dict[Any, _Workspace], form: Any, workspace: _Workspace) -> None:
+    """Keep a workspace; all others are dropped when they have become too large together."""
     with _idle_lock:
         kept = list(_idle.values())
-        if workshop.nbytes + sum(w.nbytes for ws in kept for w in list(ws.values())) > IDLE:
-            for workshops in kept:
-                workshops.clear()
-        if workshop.nbytes <= IDLE:
-            idle[form] = workshop
+        if workspace.nbytes + sum(w.nbytes for ws in kept for w in list(ws.values())) > IDLE:
+            for workspaces in kept:
+                workspaces.clear()
+        if workspace.nbytes <= IDLE:
+            idle[form] = workspace
 
 
-class PlanRunner:
+class PlanRunner(ReplayRunner):
     """A training step bound to its state: a :class:`portable_bp.backend.Runner`.
 
     Each size of mini-batch has a plan of its own; all of them work on the one state. When a
     runner is gone, they wait for the next one of the same step.
     """
 
-    def __init__(self, xp: Namespace, step: Step, state: Tree, switches: Switches) -> None:
-        self._xp, self._step, self._switches = xp, step, switches
-        given = [np.asarray(leaf) for leaf in leaves(state)]
-        form = xp, switches, tuple((a.shape, a.dtype) for a in given)
+    recording = "plan"
+
+    def __init__(self, backend: Backend, step: Step, state: Tree, options: PlanOptions) -> None:
+        super().__init__(backend, step)
+        self._options = options
+        arrays = [np.asarray(leaf) for leaf in leaves(state)]
+        form = backend.xp, options, tuple((a.shape, a.dtype) for a in arrays)
         with _idle_lock:
             idle = _idle.setdefault(step, {})
-            found = idle.pop(form, None)
-        workshop = found or _Workshop(given)
-        workshop.start(given)
-        weakref.finalize(self, _keep, idle, form, workshop).atexit = False
+            reused = idle.pop(form, None)
+        workspace = reused or _Workspace(arrays)
+        workspace.start(arrays)
+        weakref.finalize(self, _keep, idle, form, workspace).atexit = False
         self._memory, self._plans, self._batches = (
-            workshop.memory, workshop.plans, workshop.batches,
+            workspace.memory, workspace.plans, workspace.batches,
         )  # fmt: skip
-        arrays = iter(self._memory.arrays)
-        self._state = map_leaves(lambda leaf: next(arrays), state)
+        placed = iter(self._memory.arrays)
+        self._state = map_leaves(lambda leaf: next(placed), state)
 
-    @property
-    def state(self) -> Tree:
-        """A private copy of the present state: later steps do not change it."""
+    def _copied(self) -> Tree:
         return map_leaves(np.copy, self._state)
 
-    def run(
-        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
-    ) -> Tree:
-        """Advance the state by one step for each entry of the table's arrays.
+    def _forget(self) -> None:
+        self._plans.clear()
+        self._batches.clear()
 
-        The indices in ``order`` are checked before the first step.
-        """
-        steps = check_run(data, order, table)
+    def _replay(
+        self,
+        steps: int,
+        data: tuple[Array, ...],
+        order: HostArray | None,
+        table: tuple[HostArray, ...],
+    ) -> Tree:
         rows = tuple(map(np.ascontiguousarray, data))
         if order is None:
             plan = self.plan(rows, table)
             losses = _Losses(plan, steps)
             losses.extend(map(operator.add, [plan.bind(rows)] * steps, plan.numbers(table)))
-            return losses.found
+            return losses.values
         indices = np.ascontiguousarray(order, np.intp)
         batches = self._mini_batches(rows, indices[0], table)
         losses = _Losses(batches.plan, steps)
         each = batches.plan.numbers(table)
         for start in range(0, steps, batches.count):
-            ahead = slice(start, start + batches.count)
-            batches.gather(rows, indices[ahead])
-            losses.extend(map(operator.add, batches.handed, each[ahead]))
-        return losses.found
+            chunk = slice(start, start + batches.count)
+            batches.gather(rows, indices[chunk])
+            losses.extend(map(operator.add, batches.arguments, each[chunk]))
+        return losses.values
 
     def plan(self, batch: tuple[Any, ...], table: tuple[Any, ...]) -> Plan:
         """The plan for a batch and a table of these shapes and dtypes."""
         key = tuple((a.shape, a.dtype) for a in batch), tuple(t.dtype for t in table)
         plan = self._plans.get(key)
         if plan is None:
-            now = tuple(t[0, ...] for t in table)
-            graph = trace_step(self._xp, self._step, self._state, batch, now)
-            plan = self._plans.put(key, Plan(graph, self._memory, self._switches))
+            step_inputs = tuple(t[0, ...] for t in table)
+            try:
+                graph = trace_step(self._backend.xp, self._step, self._state, batch, step_inputs)
+                plan = Plan(graph, self._memory, self._options)
+            except (CannotReplayError, StateError, MemoryError):
+                raise
+            except Exception as error:  # where the step itself is wrong, it says so when it runs
+                raise CannotReplayError(f"{type(error).__name__}: {error}") from error
+            plan = self._plans.put(key, plan)
         return plan
 
     def _mini_batches(self, data: tuple[Any, ...], rows: Any, table: tuple[Any, ...]) -> _Batches:
@@ -187,7 +166,7 @@ class PlanRunner:
         if batches is None:
             example = tuple(d[rows] for d in data)
             plan = self.plan(example, table)
-            batches = self._batches.put(key, _Batches(plan, example, self._switches.ahead))
+            batches = self._batches.put(key, _Batches(plan, example, self._options.prefetch_bytes))
         return batches
 
 
@@ -196,19 +175,19 @@ class _Losses:
 
     def __init__(self, plan: Plan, steps: int) -> None:
         self._replay, self._done = plan.replay, 0
-        self.found: Any = ()
+        self.values: Any = ()
         for loss in plan.results:
-            self.found = np.empty((steps, *loss.shape), loss.dtype)
+            self.values = np.empty((steps, *loss.shape), loss.dtype)
 
     def extend(self, arguments: Iterable[tuple[Any, ...]]) -> None:
-        replay, found = self._replay, self.found
-        if isinstance(found, tuple):
-            for handed in arguments:
-                replay(*handed)
+        replay, values = self._replay, self.values
+        if isinstance(values, tuple):
+            for given in arguments:
+                replay(*given)
             return
         done = self._done
-        for handed in arguments:
-            found[done] = replay(*handed)
+        for given in arguments:
+            values[done] = replay(*given)
             done += 1
         self._done = done
 
@@ -219,13 +198,12 @@ class PlanFunction:
     Results are new arrays, with the bits that ``f`` itself gives. Shapes that come for the first
     time are left to ``f``: what is called once is not worth a plan. So is what is large: it does not
     wait for Python, and a plan would keep its memory. Several threads may call it at once; a plan
-    that is in use is out of reach of the others. A function that cannot be traced, because it looks
-    at numbers, runs as it is written.
+    that is in use is out of reach of the others. A function that no plan can stand for runs eagerly.
     """
 
     def __init__(self, xp: Namespace, f: Callable[..., Tree]) -> None:
         self._xp, self._f = xp, f
-        self._idle: _Recent[list[Plan]] = _Recent()
+        self._idle: Recent[list[Plan]] = Recent(KEPT)
         self._traceable = True
 
     def __call__(self, *trees: Tree) -> Tree:
@@ -241,17 +219,28 @@ class PlanFunction:
             plan = idle.pop()
         except IndexError:
             try:
-                graph = trace_function(self._xp, self._f, trees)
+                plan = self._planned(trees, arrays)
             except Exception:  # where f itself is wrong, it says so now
                 self._traceable = False
                 return self._f(self._xp, *trees)
-            plan = Plan(graph, State([]), Switches(exact=True))
-        results = plan.replay(*plan.bind(arrays))
-        if len(plan.results) == 1:
-            results = (results,)
-        found = map_leaves(lambda position: results[position].copy(), plan.form)
+        results = _results(plan, arrays)
         idle.append(plan)
-        return found
+        return results
+
+    def _planned(self, trees: tuple[Tree, ...], arrays: list[Any]) -> Plan:
+        """A plan whose first replay agrees with ``f``."""
+        graph = trace_function(self._xp, self._f, trees)
+        plan = Plan(graph, State([]), PlanOptions(exact=True))
+        check_pure(self._f, self._xp, trees, _results(plan, arrays))
+        return plan
+
+
+def _results(plan: Plan, arrays: list[Any]) -> Tree:
+    """What a replay on these arrays gives, as new arrays."""
+    results = plan.replay(*plan.bind(arrays))
+    if len(plan.results) == 1:
+        results = (results,)
+    return map_leaves(lambda position: results[position].copy(), plan.form)
 
 
 def _form(tree: Tree, arrays: list[Any]) -> Any:

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from portable_bp_backends.numpy_plan.trace import Graph, Node, an_input, key
+from portable_bp_backends.numpy_plan.arguments import key
+from portable_bp_backends.numpy_plan.graph import Graph, Node, an_input
 
 Lanes = tuple[Node, ...]
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from portable_bp._tree import leaves, map_leaves
+from portable_bp_backends.numpy_plan.graph import Node
 from portable_bp_backends.numpy_plan.memory import Memory, Run
+from portable_bp_backends.numpy_plan.options import PlanOptions
 from portable_bp_backends.numpy_plan.source import Call, Name, Operand, Source
-from portable_bp_backends.numpy_plan.switches import Switches
-from portable_bp_backends.numpy_plan.trace import Node, map_tree, walk
 
 _REDUCTIONS = {np.sum: np.add, np.max: np.maximum, np.min: np.minimum}
 _OF_REDUCTION = {"axis", "dtype", "keepdims"}
@@ -26,8 +27,8 @@ class Calls:
     given, numbers : from a node that is handed in to the name of the parameter
     """
 
-    def __init__(self, memory: Memory, source: Source, switches: Switches) -> None:
-        self._memory, self._source, self._switches = memory, source, switches
+    def __init__(self, memory: Memory, source: Source, options: PlanOptions) -> None:
+        self._memory, self._source, self._options = memory, source, options
         self._constants: dict[Any, Any] = {}
         self.given: dict[Node, Name] = {}
         self.numbers: dict[Node, Name] = {}
@@ -76,7 +77,7 @@ class Calls:
         return self.fill(node, tuple(outs))
 
     def _text(self, a: Any) -> str:
-        return self._source.text(map_tree(self.value, a))
+        return self._source.text(map_leaves(self.value, a))
 
     # --- matrices ---------------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ class Calls:
         floats = a.dtype == b.dtype == node.dtype and node.dtype.kind == "f"
         plain = floats and max(len(a.shape), len(b.shape)) < 3 and out.flags.c_contiguous
         # Both come down to the same BLAS; np.dot gets there sooner.
-        f = np.dot if plain and not self._switches.exact else np.matmul
+        f = np.dot if plain and not self._options.exact else np.matmul
         return self._call(f, self.value(a), self.value(b), out)
 
     def _join(self, i: int, node: Node) -> list[Call]:
@@ -109,7 +110,7 @@ class Calls:
         (x,) = node.args
         f, axis = _REDUCTIONS[node.call], node.kwargs.get("axis")
         if x.dtype == node.dtype and len(x.shape) == 2:
-            if f is np.add and x.dtype.kind == "f" and not self._switches.exact:
+            if f is np.add and x.dtype.kind == "f" and not self._options.exact:
                 if type(axis) is int:
                     return [self._sum_as_product(x, axis, out)]
                 if axis is None and x.size <= _SHORT_SUM and self._is_flat(x):
@@ -234,7 +235,7 @@ def _copy(to: Any, source: Any) -> Call:
 def _fill(out: Any, result: Any) -> None:
     """Copy a result, or each wanted one of several, to where the plan expects it."""
     if isinstance(out, tuple):
-        for o, r in zip(out, walk(result), strict=True):
+        for o, r in zip(out, leaves(result), strict=True):
             _fill(o, r)
     elif out is not None:
         if np.shape(result) != out.shape:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Switches:
+class PlanOptions:
     """The optimisations of a plan.
 
     Without ``exact``, two rewrites may add up the same terms in another order; over n terms every
@@ -22,22 +22,22 @@ class Switches:
 
     Parameters
     ----------
-    exact : none of these rewrites: the same bits as the function as written
-    neighbours : element-wise expressions over all tensors as one over the memory they share
+    exact : none of these rewrites: the bits of the eager function
+    fusion : element-wise expressions over all tensors as one over the memory they share
     reuse : results in place of operands, and in memory that is free again
     donate : new state over old
-    piece : bytes of an array at a time in long element-wise runs (0: whole arrays)
-    ahead : bytes of mini-batches gathered at a time (0: one mini-batch)
+    tile : bytes of an array at a time in long element-wise loops (0: whole arrays)
+    prefetch_bytes : bytes of mini-batches gathered at a time (0: one mini-batch)
 
     Examples
     --------
-    >>> Switches(exact=True, piece=0)
-    Switches(exact=True, neighbours=True, reuse=True, donate=True, piece=0, ahead=131072)
+    >>> PlanOptions(exact=True, tile=0)
+    PlanOptions(exact=True, fusion=True, reuse=True, donate=True, tile=0, prefetch_bytes=131072)
     """
 
     exact: bool = False
-    neighbours: bool = True
+    fusion: bool = True
     reuse: bool = True
     donate: bool = True
-    piece: int = 1 << 16
-    ahead: int = 1 << 17
+    tile: int = 1 << 16
+    prefetch_bytes: int = 1 << 17
