@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from portable_bp.estimators import MLPClassifier, MLPRegressor  # noqa: F401  # in no import *
     from portable_bp.mlp import MLP
     from portable_bp.training.callbacks import EarlyStopping, EpochEnd
+    from portable_bp.training.fit import fit
     from portable_bp.training.history import History
-    from portable_bp.training.loop import fit
     from portable_bp.training.model import Model, load
 
 __version__ = "0.1.0"
 
 _HOME = {
     "MLP": "mlp",
-    "fit": "training.loop",
+    "fit": "training.fit",
     "load": "training.model",
     "Model": "training.model",
     "History": "training.history",

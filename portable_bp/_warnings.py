@@ -7,7 +7,7 @@ import warnings
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn where the estimator was called, however many functions ago that was."""
+    """Warn where this library was called, however many functions ago that was."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(
         ("portable_bp.", "sklearn.")

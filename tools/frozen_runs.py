@@ -22,7 +22,7 @@ import portable_bp
 from portable_bp import MLP, EarlyStopping, schedules
 from portable_bp.equations.optimizers import RMSprop
 from portable_bp.estimators import MLPClassifier, MLPRegressor
-from portable_bp.training import feed
+from portable_bp.training import data
 
 RECORD = Path(__file__).parent.parent / "tests/training/data/frozen_runs.json"
 BACKENDS = ("numpy", "torch")
@@ -105,11 +105,11 @@ def _streamed(backend: str) -> Result:
 @contextmanager
 def _small_chunks() -> Iterator[None]:
     """Chunks of a few rows, for data that must be streamed."""
-    before, feed.PIECE_BYTES = feed.PIECE_BYTES, 16 * 28 * 2
+    before, data.CHUNK_BYTES = data.CHUNK_BYTES, 16 * 28 * 2
     try:
         yield
     finally:
-        feed.PIECE_BYTES = before
+        data.CHUNK_BYTES = before
 
 
 class _Killed(Exception):
@@ -124,7 +124,7 @@ def _resumed(backend: str) -> Result:
     alive: list[bool] = []
     with tempfile.TemporaryDirectory() as folder:
         run = _fit(
-            MLP([4, 7, 2], dropout=0.2), X, Y, callbacks=[die], checkpoint=folder, every=3,
+            MLP([4, 7, 2], dropout=0.2), X, Y, callbacks=[die], checkpoint=folder, checkpoint_every=3,
             resume=True, validation=0.2, early_stopping=3,
         )  # fmt: skip
         with suppress(_Killed):

@@ -15,6 +15,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar
 
+from portable_bp._tree import leaves
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
 from portable_bp.backend.runner import EagerRunner, Runner
 
@@ -295,6 +296,12 @@ class Backend(ABC):
             By default one that does nothing.
         """
         return nullcontext()
+
+    def all_finite(self, tree: Tree) -> bool:
+        """Whether every entry of every array of a tree is finite; one read of the device."""
+        xp = self.xp
+        flags = [xp.all(xp.isfinite(array)) for array in leaves(tree)]
+        return not flags or bool(self.to_numpy(xp.all(xp.stack(flags))))
 
     def synchronize(self) -> None:
         """Return when all work handed to the device is done."""

@@ -23,7 +23,7 @@ from portable_bp.mlp import MLP
 from portable_bp.persistence import atomic, container
 from portable_bp.tabular import Prepared, TabularModel
 from portable_bp.training.callbacks import ProgressBar
-from portable_bp.training.loop import fit
+from portable_bp.training.fit import fit
 from portable_bp.training.model import Model
 
 CODES = {"interrupted": shell.INTERRUPTED, "terminated": shell.TERMINATED}
@@ -168,7 +168,7 @@ def run(net: MLP, ready: Prepared, o: Mapping[str, Any], **options: Any) -> Mode
         dtype=o["dtype"],
         seed=o["seed"],
         checkpoint=o["checkpoint"],
-        every=o["every"],
+        checkpoint_every=o["every"],
         resume=o["resume"],
         **options,
     )
@@ -192,10 +192,10 @@ class IntroducedBar(ProgressBar):
         super().__init__(console)
         self._introduction = introduction
 
-    def begin(self, net: MLP, epochs: int) -> None:
+    def on_train_begin(self, net: MLP, epochs: int) -> None:
         """Print the setup and the empty bar."""
         self._introduction()
-        super().begin(net, epochs)
+        super().on_train_begin(net, epochs)
 
 
 def choose(spec: str, context: click.Context) -> tuple[Backend, str]:

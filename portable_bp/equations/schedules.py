@@ -142,8 +142,8 @@ class ReduceOnPlateau(Schedule):
     """The rate times ``factor`` whenever the watched loss has not improved for ``patience`` epochs.
 
     An improvement is a fall by more than ``threshold`` (relative). The watched number is the
-    validation loss, or the training loss when there is no validation. The training loop keeps the
-    state; see :meth:`observe`.
+    validation loss, or the training loss when there is no validation; an epoch in which it is not
+    finite is not counted. The training loop keeps the state; see :meth:`observe`.
     """
 
     name: ClassVar[str] = "reduce_on_plateau"
@@ -160,6 +160,8 @@ class ReduceOnPlateau(Schedule):
         (0.5, 0.7, 0)
         """
         rate, best, waited = state
+        if not math.isfinite(loss):
+            return state  # it says nothing about progress
         if loss < best * (1 - self.threshold) or best == math.inf:
             return rate, loss, 0
         if waited + 1 > self.patience:

@@ -28,7 +28,7 @@ from portable_bp.estimators._losses import capped
 from portable_bp.estimators._place import as_classes, home_of
 from portable_bp.inputs.transfer import to_host
 from portable_bp.training import blocks
-from portable_bp.training.loop import ONE_HOT_ENTRIES
+from portable_bp.training.data import ONE_HOT_ENTRIES
 
 MULTILABEL = "multilabel-indicator"
 

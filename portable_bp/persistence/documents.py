@@ -71,7 +71,9 @@ NETWORK = record(
     }
 )
 
-STOPPED = choice("finished", "callback", "time", "interrupted", "terminated", "diverged")
+STOPPED = choice(
+    "finished", "callback", "time", "interrupted", "terminated", "diverged", "converged", "failed"
+)
 
 MODEL = record(
     {
@@ -121,7 +123,8 @@ CHECKPOINT = record(
         "best": nullable(row(number(finite=False), integer(1))),
         "history": history,
         "watchers": listing(anything),
-    }
+    },
+    {"estimator": mapping(anything)},
 )
 
 _KINDS = {"model": MODEL, "tabular": TABULAR, "checkpoint": CHECKPOINT}

@@ -38,7 +38,7 @@ from portable_bp.testing.compare import compare, kind_errors, same_bits
 from portable_bp.testing.gradcheck import check_gradients
 from portable_bp.testing.problems import Problem, make_problem, normal
 from portable_bp.testing.report import Report, Row, library_versions
-from portable_bp.training.loop import fit
+from portable_bp.training.fit import fit
 from portable_bp.training.step import StepPlan, make_step
 
 DTYPES = ("float32", "float64")

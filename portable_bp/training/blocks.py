@@ -99,4 +99,7 @@ def mean_loss(by_row: HostArray, weights: HostArray | None) -> float:
     if weights is None:
         return float(np.sum(by_row)) / len(by_row)
     total = float(np.sum(weights))
-    return float(np.sum(by_row * weights)) / total if total else float("nan")
+    if not total:
+        return float("nan")
+    # A row of weight 0 is not there, whatever its loss.
+    return float(np.sum(np.where(weights > 0, by_row, 0.0) * weights)) / total

@@ -40,7 +40,7 @@ class EpochEnd:
     """How many are planned."""
     row: Mapping[str, float]
     """This epoch's numbers: ``loss``, ``learning_rate``, ``validation_loss``, ..."""
-    history: History
+    _history: History
     network: MLP
     params: Callable[[], Params]
     """Call it for a private copy of the parameters as they are now."""
@@ -53,16 +53,26 @@ class EpochEnd:
             host = map_leaves(backend.to_numpy, params)
         return {**self.__dict__, "params": _Kept(host, backend)}
 
+    @property
+    def history(self) -> History:
+        """A copy of what the run has recorded so far, this epoch included."""
+        return History([dict(row) for row in self._history.epochs])
+
 
 class Callback(Protocol):
-    """Any function of an :class:`EpochEnd`; one that returns True stops the training.
+    """Any function of an :class:`EpochEnd`; True stops the training, None goes on.
 
-    An object may also have ``begin(net, epochs)`` and ``end()``, called around the run whatever
-    happens in it, and ``state()`` / ``restore(state)`` (a JSON value) so that a resumed run goes on
-    where it stood.
+    An object may also have ``on_train_begin(net, epochs)`` and ``on_train_end()``, called around the
+    run whatever happens in it, and ``state()`` / ``restore(state)`` (a JSON value) so that a resumed
+    run goes on where it stood.
     """
 
     def __call__(self, end: EpochEnd, /) -> bool | None: ...
+
+
+_DIRECTIONS = {
+    "loss": "min", "validation_loss": "min", "validation_accuracy": "max", "validation_r2": "max",
+}  # fmt: skip
 
 
 @dataclass
@@ -74,17 +84,25 @@ class EarlyStopping:
     patience : int, default 10
     monitor : str, optional
         A column of the history; by default ``validation_loss``, without validation ``loss``.
-        A quantity whose name holds ``accuracy`` or ``r2`` is to grow, any other to fall.
+    mode : {"auto", "min", "max"}, default "auto"
+        Whether the quantity is to fall or to grow. ``"auto"`` knows that losses are to fall and that
+        accuracy and R squared are to grow, and refuses any other quantity.
     min_delta : float, default 0
         A smaller change is no improvement.
     restore_best : bool, default True
         Give back the parameters of the best epoch instead of the last.
+
+    Notes
+    -----
+    An epoch whose quantity is not a finite number is not counted: it is neither the best nor one
+    without improvement.
     """
 
     patience: int = 10
     monitor: str | None = None
     min_delta: float = 0.0
     restore_best: bool = True
+    mode: str = "auto"
     best: float = field(default=math.inf, init=False)
     waited: int = field(default=0, init=False)
 
@@ -92,8 +110,10 @@ class EarlyStopping:
         checks.positive_int("patience", self.patience)
         checks.real("min_delta", self.min_delta, low=0)
         checks.boolean("restore_best", self.restore_best)
+        if self.mode not in ("auto", "min", "max"):
+            raise ValueError(f"mode must be 'auto', 'min' or 'max', got {checks.shown(self.mode)}")
 
-    def begin(self, net: MLP, epochs: int) -> None:
+    def on_train_begin(self, net: MLP, epochs: int) -> None:
         """Forget an earlier run."""
         self.best, self.waited = math.inf, 0
 
@@ -102,10 +122,18 @@ class EarlyStopping:
         name = self.monitor or ("validation_loss" if "validation_loss" in row else "loss")
         if name not in row:
             raise ValueError(f"monitor must be one of {', '.join(row)}; got {name!r}")
-        return -row[name] if "accuracy" in name or "r2" in name else row[name]
+        mode = _DIRECTIONS.get(name, "") if self.mode == "auto" else self.mode
+        if not mode:
+            raise ValueError(
+                f"mode='auto' does not know whether {name!r} is to fall or to grow: pass mode='min' "
+                "or mode='max'"
+            )
+        return -row[name] if mode == "max" else row[name]
 
     def __call__(self, end: EpochEnd, /) -> bool:
         score = self.score(end.row)
+        if not math.isfinite(score):
+            return False
         if score < self.best - self.min_delta:
             self.best, self.waited = score, 0
         else:
@@ -152,7 +180,7 @@ class ProgressBar:
         )
         self._task: Any = None
 
-    def begin(self, net: MLP, epochs: int) -> None:
+    def on_train_begin(self, net: MLP, epochs: int) -> None:
         """Show the empty bar."""
         self._task = self._bar.add_task("training", total=epochs, numbers="")
         self._bar.start()
@@ -163,6 +191,6 @@ class ProgressBar:
         numbers = "  ".join(shown)
         self._bar.update(self._task, completed=end.epoch, numbers=numbers)
 
-    def end(self) -> None:
+    def on_train_end(self) -> None:
         """Leave the last line standing."""
         self._bar.stop()

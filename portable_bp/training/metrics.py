@@ -26,7 +26,14 @@ def metric(loss: Loss, out: HostArray, y: HostArray, weights: HostArray | None =
     With several outputs, accuracy counts each output of ``log_loss`` by itself, and R squared is
     the mean over outputs. R squared of a constant target is 1 for a perfect prediction, else 0.
     """
-    w = np.ones(len(out)) if weights is None else weights
+    if weights is not None and not np.isfinite(out).all():  # rows of weight 0 are not there
+        there = weights > 0
+        out, y, weights = out[there], y[there], weights[there]
+    with np.errstate(all="ignore"):
+        return _metric(loss, out, y, np.ones(len(out)) if weights is None else weights)
+
+
+def _metric(loss: Loss, out: HostArray, y: HostArray, w: HostArray) -> float:
     if loss.target == "class":
         right = (np.argmax(out, axis=1) == np.argmax(y, axis=1)).astype(np.float64)
         return float(np.average(right, weights=w))

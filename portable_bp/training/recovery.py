@@ -73,7 +73,9 @@ def fingerprint(backend: Backend, dtype: str, *sets: Sequence[Any]) -> str:
         for array in (X, *(a for a in others if a is not None)):
             n = array.shape[0]
             rows = np.unique(np.linspace(0, n - 1, 64).astype(np.int64))
-            if owner(array) is None:
+            if hasattr(array, "tocsr"):
+                some = array[rows].toarray()
+            elif owner(array) is None:
                 some = array[rows]
             else:
                 index = backend.asarray(rows, backend.index_dtype)

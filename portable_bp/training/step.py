@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from portable_bp._typing import Array, Namespace, Step, Tree
+from portable_bp.backend import Backend
+from portable_bp.backend.cache import cached_plan
 from portable_bp.equations import losses, network, optimizers, regularizers
 from portable_bp.equations.network import Equations
 from portable_bp.equations.optimizers import Optimizer
@@ -84,3 +89,39 @@ def make_step(plan: StepPlan) -> Step:
         return (params, slots), loss
 
     return step
+
+
+def step_for(
+    backend: Backend, plan: StepPlan, sizes: Sequence[int], batch_size: int, *, labels: bool
+) -> Step:
+    """The step of a plan, with its constants on the device: the same function for an equal plan.
+
+    Parameters
+    ----------
+    backend : Backend
+    plan : StepPlan
+        Without ``counters`` and ``classes``.
+    sizes : sequence of int
+        Units of each layer, inputs first.
+    batch_size : int
+        The most rows of a step.
+    labels : bool
+        Whether targets come as class labels.
+    """
+    n_counters = 0
+    if any(plan.dropout):
+        widest = max(s for s, d in zip(sizes[1:], plan.dropout, strict=False) if d)
+        n_counters = -(-batch_size * widest // 4)
+    else:
+        plan = replace(plan, seed=0)  # nothing is drawn
+    n_classes = sizes[-1] if labels else 0
+
+    def made() -> Step:
+        with backend.scope():
+            counters, classes = (
+                backend.asarray(np.arange(n), dtype) if n else None
+                for n, dtype in ((n_counters, backend.word_dtype), (n_classes, backend.index_dtype))
+            )
+        return make_step(replace(plan, counters=counters, classes=classes))
+
+    return cached_plan(backend, (step_for, plan, n_counters, n_classes), made)

@@ -18,7 +18,7 @@ from portable_bp import MLP, OutOfMemoryError
 from portable_bp import backend as backend_module
 from portable_bp.backend import Backend, leaves, memory
 from portable_bp.persistence import container
-from portable_bp.training import feed
+from portable_bp.training import data
 
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(64, 3)).astype("float32")
@@ -41,7 +41,7 @@ def test_two_thousand_epochs_take_no_more_memory_than_two_hundred(tmp_path: Any)
     try:
         portable_bp.fit(
             NET, X, Y, epochs=2000, batch_size=None, callbacks=[mark],
-            checkpoint=tmp_path / "runs", every=500,
+            checkpoint=tmp_path / "runs", checkpoint_every=500,
         )  # fmt: skip
     finally:
         tracemalloc.stop()
@@ -274,7 +274,7 @@ def test_rows_that_do_not_fit_on_the_device_are_streamed(monkeypatch: pytest.Mon
     """At no time does the device hold more than two pieces of them."""
     backend = portable_bp.get_backend("torch")
     monkeypatch.setattr(type(backend), "free_memory", lambda self: X.nbytes)
-    monkeypatch.setattr(feed, "PIECE_BYTES", X.nbytes // 4)
+    monkeypatch.setattr(data, "CHUNK_BYTES", X.nbytes // 4)
     largest = []
     true = type(backend).upload
 

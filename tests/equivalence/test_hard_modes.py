@@ -24,7 +24,7 @@ from portable_bp.testing import equivalence
 from portable_bp.testing.compare import compare, kind_errors
 from portable_bp.testing.problems import make_problem
 from portable_bp.testing.tolerances import GRADIENT
-from portable_bp.training import loop
+from portable_bp.training import trainer
 from portable_bp.training.step import StepPlan, make_step
 
 DTYPES = equivalence.DTYPES
@@ -383,7 +383,9 @@ def test_an_epoch_reads_the_device_once(
 ) -> None:
     """However many steps it has."""
     where, crossings = counted
-    monkeypatch.setattr(loop, "SNAPSHOT_SECONDS", np.inf)  # a slow machine would take one at times
+    monkeypatch.setattr(
+        trainer, "SNAPSHOT_SECONDS", np.inf
+    )  # a slow machine would take one at times
     params, x, y, weights = data("float32")
     reads, writes = [], []
     for epochs in (1, 3):

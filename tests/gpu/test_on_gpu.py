@@ -14,7 +14,7 @@ from portable_bp import schedules
 from portable_bp.backend import EagerRunner, leaves, map_leaves
 from portable_bp.equations import optimizers
 from portable_bp.testing import equivalence, tolerances
-from portable_bp.training import feed, loop
+from portable_bp.training import data, prepare
 from portable_bp.training.step import StepPlan, make_step
 
 pytestmark = pytest.mark.gpu
@@ -322,8 +322,9 @@ def test_data_that_are_streamed_give_the_same_bits(where, compile, monkeypatch):
     options = {"epochs": 3, "batch_size": 64, "backend": where, "compile": compile}
     with no_fallback():
         resident = portable_bp.fit(net, X, y, **options)
-        monkeypatch.setattr(loop, "must_stream", lambda *_: True)
-        monkeypatch.setattr(feed, "PIECE_BYTES", 200_000)
+        for module in (data, prepare):
+            monkeypatch.setattr(module, "must_stream", lambda *_: True)
+        monkeypatch.setattr(data, "CHUNK_BYTES", 200_000)
         streamed = portable_bp.fit(net, X, y, **options)
     for a, b in zip(leaves(resident.params), leaves(streamed.params), strict=True):
         assert where.to_numpy(a).tobytes() == where.to_numpy(b).tobytes()

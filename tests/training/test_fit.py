@@ -277,13 +277,13 @@ def test_schedules_and_clipping_reach_the_step():
 
 
 def test_labels_beyond_the_one_hot_limit_are_expanded_batch_by_batch(monkeypatch):
-    from portable_bp.training import loop
+    from portable_bp.training import prepare
 
     X = regression(60)[0]
     y = np.arange(60) % 4
     net = portable_bp.MLP([3, 8, 4], loss="softmax_cross_entropy")
     a = portable_bp.fit(net, X, y, epochs=2, validation=0.2)
-    monkeypatch.setattr(loop, "ONE_HOT_ENTRIES", 0)
+    monkeypatch.setattr(prepare, "ONE_HOT_ENTRIES", 0)
     b = portable_bp.fit(net, X, y, epochs=2, validation=0.2)
     same(a.params, b.params)
     assert a.history["loss"] == b.history["loss"]

@@ -21,7 +21,8 @@ from portable_bp.backend import leaves
 from portable_bp.errors import CheckpointError
 from portable_bp.persistence import container
 from portable_bp.persistence.checkpoints import CheckpointDirectory
-from portable_bp.training import feed, loop
+from portable_bp.training import checkpointing, data, trainer
+from portable_bp.training.checkpointing import Checkpointing
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(47, 3)).astype("float32")
@@ -36,7 +37,7 @@ class Stop(Exception):
 def run(directory=None, net=NET, **options):
     settings = {"epochs": 5, "batch_size": 8, "validation": 0.2, "seed": 3, **options}
     if directory is not None:
-        settings = {"every": 1, "checkpoint": directory} | settings
+        settings = {"checkpoint_every": 1, "checkpoint": directory} | settings
     return portable_bp.fit(net, X, Y, **settings)
 
 
@@ -55,14 +56,14 @@ def assert_same(a, b):
 
 def stop_after(monkeypatch, steps):
     """Let the run die at the save after ``steps`` steps, the checkpoint being on the disk."""
-    save = loop._Run.save
+    save = Checkpointing.save
 
-    def dying(self, final=False):
-        save(self, final)
-        if self.steps == steps:
+    def dying(self, trainer, final=False):
+        save(self, trainer, final)
+        if trainer.steps == steps:
             raise Stop
 
-    monkeypatch.setattr(loop._Run, "save", dying)
+    monkeypatch.setattr(Checkpointing, "save", dying)
 
 
 def resume_everywhere(tmp_path, monkeypatch, steps, **options):
@@ -106,7 +107,7 @@ def resumed(tmp_path, whole, points, train):
         directory = tmp_path / point.stem
         directory.mkdir()
         shutil.copy(point, directory)
-        assert_same(train(checkpoint=directory, resume=True, every=10**6), whole)
+        assert_same(train(checkpoint=directory, resume=True, checkpoint_every=10**6), whole)
         yield "whole"
 
 
@@ -120,7 +121,7 @@ def test_resume_at_every_step_of_a_run_of_thirty(tmp_path, report, way):
     def train(**more):
         return run(**THIRTY | {"compile": False} | WAYS[way] | more)
 
-    whole = train(checkpoint=tmp_path / "whole", every=1, keep=100)
+    whole = train(checkpoint=tmp_path / "whole", checkpoint_every=1, checkpoint_keep=100)
     assert_same(train(), whole)
     points = sorted((tmp_path / "whole").glob("ckpt-*"))
     assert len(points) >= (20 if "early_stopping" in WAYS[way] else 30)
@@ -136,7 +137,7 @@ def test_resume_of_compiled_steps(tmp_path, report, optimizer):
     def train(**more):
         return run(**THIRTY | {"net": net, "optimizer": optimizer, "validation": None} | more)
 
-    whole = train(checkpoint=tmp_path / "whole", every=1, keep=100)
+    whole = train(checkpoint=tmp_path / "whole", checkpoint_every=1, checkpoint_keep=100)
     assert_same(train(), whole)
     points = sorted((tmp_path / "whole").glob("ckpt-*"))
     report(RESUMED, resumed(tmp_path, whole, points[2::5], train))
@@ -146,14 +147,14 @@ def test_resume_from_streamed_rows(tmp_path, monkeypatch, report):
     """A memory map that is read piece by piece, with checkpoints in the middle of a piece."""
     np.save(tmp_path / "x.npy", X.astype("float64"))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    monkeypatch.setattr(feed, "PIECE_BYTES", 250)
-    monkeypatch.setattr(feed.Resident, "pieces", None)
+    monkeypatch.setattr(data, "CHUNK_BYTES", 250)
+    monkeypatch.setattr(data.DeviceData, "chunks", None)
 
     def train(**more):
         options = {"epochs": 5, "batch_size": 8, "seed": 3, "optimizer": "adamw", "compile": False}
         return portable_bp.fit(NET, mapped, Y, **options | more)
 
-    whole = train(checkpoint=tmp_path / "whole", every=1, keep=100)
+    whole = train(checkpoint=tmp_path / "whole", checkpoint_every=1, checkpoint_keep=100)
     points = sorted((tmp_path / "whole").glob("ckpt-*"))
     assert len(points) == 30
     report(RESUMED, resumed(tmp_path, whole, points, train))
@@ -188,7 +189,7 @@ def test_resume_at_every_step_on_other_backends(tmp_path, report, way, backend):
     def train(**more):
         return run(**THIRTY | WAYS[way] | {"backend": backend} | more)
 
-    whole = train(checkpoint=tmp_path / "whole", every=1, keep=100)
+    whole = train(checkpoint=tmp_path / "whole", checkpoint_every=1, checkpoint_keep=100)
     points = sorted((tmp_path / "whole").glob("ckpt-*"))
     report(RESUMED, resumed(tmp_path, whole, points[::5], train))
 
@@ -211,14 +212,14 @@ def test_a_longer_run_needs_rates_that_do_not_depend_on_its_length(tmp_path):
 
 
 def test_checkpoints_come_at_the_end_of_each_epoch_by_default(tmp_path):
-    portable_bp.fit(NET, X, Y, epochs=3, batch_size=8, checkpoint=tmp_path / "a", keep=2)
+    portable_bp.fit(NET, X, Y, epochs=3, batch_size=8, checkpoint=tmp_path / "a", checkpoint_keep=2)
     names = sorted(p.name for p in (tmp_path / "a").glob("ckpt-*"))
     assert names == ["ckpt-0000000012.safetensors", "ckpt-0000000018.safetensors"]
 
 
 def test_the_last_checkpoint_is_of_the_end_of_the_run(tmp_path):
     """Whatever the interval; only the end of a run is called complete."""
-    model = run(tmp_path / "a", every=7)
+    model = run(tmp_path / "a", checkpoint_every=7)
     with CheckpointDirectory(tmp_path / "a") as kept:
         assert kept.steps() == (14, 21, 25)
         found = kept.latest()
@@ -252,7 +253,7 @@ JUNK = [None, True, -1, 3, 1e9, "x", [], [1], {}, {"x": 1}, [None, None, None]]
 def test_a_checkpoint_that_does_not_hold_together_is_refused(tmp_path, report):
     """With a digest that is right: each entry gone, or anything else in its place."""
     options = {"early_stopping": EarlyStopping(4), "compile": False}
-    whole = run(tmp_path / "whole", every=7, keep=9, **options)
+    whole = run(tmp_path / "whole", checkpoint_every=7, checkpoint_keep=9, **options)
     arrays, metadata = container.read(tmp_path / "whole" / "ckpt-0000000007.safetensors")
     spoilt = [(arrays, {k: v for k, v in metadata.items() if k != name}) for name in metadata]
     spoilt += [(arrays, metadata | {name: junk}) for name in metadata for junk in JUNK]
@@ -267,7 +268,7 @@ def test_a_checkpoint_that_does_not_hold_together_is_refused(tmp_path, report):
             directory.mkdir()
             container.write(directory / "ckpt-0000000007.safetensors", *contents)
             try:
-                resumed = run(directory, resume=True, every=10**6, **options)
+                resumed = run(directory, resume=True, checkpoint_every=10**6, **options)
             except CheckpointError:
                 yield "refused"
             else:
@@ -323,7 +324,7 @@ rng = np.random.default_rng(0)
 X = rng.normal(size=(300, 3)).astype("float32"); y = np.sin(X[:, 0])
 net = portable_bp.MLP([3, 16, 1], hidden="tanh", dropout=0.1)
 model = portable_bp.fit(net, X, y, epochs=int(sys.argv[2]), batch_size=16, seed=1,
-    checkpoint=sys.argv[1], every=5, resume=True,
+    checkpoint=sys.argv[1], checkpoint_every=5, resume=True,
     callbacks=[lambda end: print("epoch", end.epoch, flush=True)])
 print("stopped", model.stopped)
 print("sum", repr([p.tobytes().hex() for pair in model.params for p in pair]))
@@ -426,39 +427,41 @@ def test_a_full_disk_does_not_stop_the_training(tmp_path):
 
 def test_a_signal_waits_for_few_steps_of_a_large_network(tmp_path, monkeypatch):
     """It comes during the second look's steps; what they did is saved, and no more is done."""
-    monkeypatch.setattr(loop, "SIGNAL_WORK", 3 * 6 * NET.n_parameters * 4)
-    table, steps = loop._Run.table, []
+    monkeypatch.setattr(checkpointing, "SIGNAL_WORK", 3 * 6 * NET.n_parameters * 4)
+    chunks, steps = data.DeviceData.chunks, []
 
-    def spied(self, count):
-        steps.append(count)
-        if len(steps) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return table(self, count)
+    def spied(self, order, limit):
+        for chunk in chunks(self, order, limit):
+            steps.append(chunk.steps)
+            if len(steps) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield chunk
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "table", spied)
-        model = run(tmp_path / "a", every=None, batch_size=4)
+        patch.setattr(data.DeviceData, "chunks", spied)
+        model = run(tmp_path / "a", checkpoint_every=None, batch_size=4)
     assert steps == [3, 3]
     assert model.stopped == "terminated"
     with CheckpointDirectory(tmp_path / "a") as kept:
         assert kept.steps() == (6,)
-    again = run(tmp_path / "a", every=None, batch_size=4, resume=True)
+    again = run(tmp_path / "a", checkpoint_every=None, batch_size=4, resume=True)
     assert_same(again, run(batch_size=4))
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path, monkeypatch):
     """In the middle of a step: the model is that of the last save, and the run can go on."""
-    table, steps = loop._Run.table, []
+    chunks, steps = data.DeviceData.chunks, []
 
-    def spied(self, count):
-        steps.append(count)
-        if len(steps) == 7:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-        return table(self, count)
+    def spied(self, order, limit):
+        for chunk in chunks(self, order, limit):
+            steps.append(chunk.steps)
+            if len(steps) == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            yield chunk
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "table", spied)
+        patch.setattr(data.DeviceData, "chunks", spied)
         model = run(tmp_path / "a", validation=None)
     assert model.stopped == "interrupted"
     with CheckpointDirectory(tmp_path / "a") as kept:
@@ -564,9 +567,9 @@ def test_the_advice_fits_the_cause():
     assert "Lower learning_rate (now 1e+38)" in clipped
     assert "clip_norm" not in clipped
     inputs = diverging(features=X * 1e18, learning_rate=1.0)
-    assert "The inputs reach 2" in inputs
-    assert "scale them to mean 0 and deviation 1" in inputs
-    assert "The targets reach" in diverging(y=Y * 1e30, learning_rate=1.0)
+    assert "X reaches 2" in inputs
+    assert "scale it to mean 0 and deviation 1" in inputs
+    assert "y reaches" in diverging(y=Y * 1e30, learning_rate=1.0)
     root = portable_bp.Activation(lambda z, xp: xp.sqrt(z), lambda z, a, xp: 0.5 / a, "root")
     own = diverging(net=portable_bp.MLP([3, 8, 1], root))
     assert "in epoch 1, step 1 of 6 (the outputs of layer 1 overflowed first)" in own
@@ -597,7 +600,7 @@ def test_no_step_waits_for_the_device(monkeypatch, report_loss):
         true = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, **k: (calls.append(name), true(*a, **k))[1])
 
-    monkeypatch.setattr(loop, "SNAPSHOT_SECONDS", 1e9)
+    monkeypatch.setattr(trainer, "SNAPSHOT_SECONDS", 1e9)
     for name in ("__bool__", "__float__", "__int__", "__index__", "__array__"):
         counted(type(array_api_strict.zeros(1)), name)
     counted(type(portable_bp.get_backend("strict")), "to_numpy")
@@ -620,7 +623,7 @@ def test_divergence_leaves_the_earlier_checkpoints(tmp_path):
     with pytest.raises(DivergenceError):
         portable_bp.fit(
             relu, X, Y, optimizer="sgd", learning_rate=1e6, epochs=30, batch_size=8,
-            checkpoint=tmp_path / "a", every=1,
+            checkpoint=tmp_path / "a", checkpoint_every=1,
         )  # fmt: skip
     with CheckpointDirectory(tmp_path / "a") as kept:
         latest = kept.latest()
@@ -643,11 +646,11 @@ def test_data_that_do_not_fit_on_the_device_are_streamed_with_the_same_numbers(
     resident = run(**options)
     adapter = type(portable_bp.get_backend(backend))
     monkeypatch.setattr(adapter, "free_memory", lambda self: 100)
-    monkeypatch.setattr(feed, "PIECE_BYTES", 20 * 8 * 2)
+    monkeypatch.setattr(data, "CHUNK_BYTES", 20 * 8 * 2)
     made = []
-    true = feed.Streamed.pieces
+    true = data.HostStream.chunks
     monkeypatch.setattr(
-        feed.Streamed, "pieces", lambda self, *a: (made.append(p) or p for p in true(self, *a))
+        data.HostStream, "chunks", lambda self, *a: (made.append(p) or p for p in true(self, *a))
     )
     assert_same(run(**options), resident)
     assert len(made) > 5 * 2
@@ -660,7 +663,7 @@ def test_an_error_in_the_feeding_thread_reaches_the_caller(monkeypatch):
     def broken(self, order):
         raise OSError("disk went away")
 
-    monkeypatch.setattr(feed.Streamed, "_send", broken)
+    monkeypatch.setattr(data.HostStream, "_send", broken)
     with pytest.raises(OSError, match="disk went away"):
         run(backend="torch")
 
@@ -670,12 +673,14 @@ def test_a_memory_map_of_another_dtype_is_not_copied_whole(tmp_path, monkeypatch
     np.save(path, X.astype("float64"))
     mapped = np.load(path, mmap_mode="r")
     in_memory = portable_bp.fit(NET, X, Y, epochs=2, batch_size=8)
-    monkeypatch.setattr(feed, "PIECE_BYTES", 128)
-    monkeypatch.setattr(feed, "CAST_ENTRIES", 3 * 3)
+    monkeypatch.setattr(data, "CHUNK_BYTES", 128)
+    monkeypatch.setattr(data, "CAST_ENTRIES", 3 * 3)
     sent = []
-    true = feed.Streamed._send
+    true = data.HostStream._send
     monkeypatch.setattr(
-        feed.Streamed, "_send", lambda self, order: (sent.append(order.size), true(self, order))[1]
+        data.HostStream,
+        "_send",
+        lambda self, order: (sent.append(order.size), true(self, order))[1],
     )
     streamed = portable_bp.fit(NET, mapped, Y, epochs=2, batch_size=8)
     assert_same(streamed, in_memory)

@@ -59,7 +59,7 @@ def main() -> None:
         raise SystemExit(f"{path} exists: raise container.VERSION first")
     container.write(path, *contents())
     with tempfile.TemporaryDirectory() as folder:
-        run(checkpoint=folder, every=1, keep=100)
+        run(checkpoint=folder, checkpoint_every=1, checkpoint_keep=100)
         shutil.copy(f"{folder}/ckpt-{6:010d}.safetensors", path.with_name(f"run-{path.name}"))
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from portable_bp import MLP, fit, get_backend
 from portable_bp.backend import leaves
-from portable_bp.training import feed
-from portable_bp.training.feed import Piece, Resident, Streamed, must_stream
+from portable_bp.training import data
+from portable_bp.training.data import Chunk, DeviceData, HostStream, must_stream
 
 
 def taken(pieces: Any) -> list[tuple[Any, ...]]:
@@ -27,12 +27,12 @@ def taken(pieces: Any) -> list[tuple[Any, ...]]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of two steps of five rows of three float32 features and an integer."""
-    monkeypatch.setattr(feed, "PIECE_BYTES", 2 * 5 * (3 * 4 + 8))
+    """Chunks of two steps of five rows of three float32 features and an integer."""
+    monkeypatch.setattr(data, "CHUNK_BYTES", 2 * 5 * (3 * 4 + 8))
 
 
-def streamed(x: Any, y: Any) -> Streamed:
-    return Streamed(len(x), get_backend("numpy"), (x, y), ("float32", "int64"))
+def streamed(x: Any, y: Any) -> HostStream:
+    return HostStream(get_backend("numpy"), (x, y), ("float32", "int64"))
 
 
 X = np.random.default_rng(0).standard_normal((35, 3)).astype("float32")
@@ -43,20 +43,20 @@ ORDER = np.random.default_rng(1).permutation(35).reshape(7, 5)
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
 def test_streamed_and_resident_rows_make_the_same_batches(limit: int) -> None:
-    pieces = list(streamed(X, Y).pieces(ORDER, limit))
+    pieces = list(streamed(X, Y).chunks(ORDER, limit))
     sizes = [len(p.order) for p in pieces if p.order is not None]
     assert sum(sizes) == 7
     assert max(sizes) == min(limit, 2)
-    resident = Resident(35, (X, Y))  # type: ignore[arg-type]
-    for mine, theirs in zip(taken(pieces), taken(resident.pieces(ORDER, limit)), strict=True):
+    resident = DeviceData((X, Y))  # type: ignore[arg-type]
+    for mine, theirs in zip(taken(pieces), taken(resident.chunks(ORDER, limit)), strict=True):
         for a, b in zip(mine, theirs, strict=True):
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
 
 
 def test_all_rows_at_once_are_not_gathered() -> None:
-    (piece,) = Resident(35, (X, Y)).pieces(np.arange(35)[None, :], 9)  # type: ignore[arg-type]
-    assert piece == Piece((X, Y), None)  # type: ignore[arg-type]
+    (piece,) = DeviceData((X, Y)).chunks(np.arange(35)[None, :], 9)  # type: ignore[arg-type]
+    assert piece == Chunk((X, Y), None, 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("small")
@@ -64,17 +64,17 @@ def test_a_thread_is_one_piece_ahead_and_no_further(monkeypatch: pytest.MonkeyPa
     source = streamed(X, Y)
     sent: list[int] = []
     arrived = threading.Semaphore(0)
-    send = Streamed._send
+    send = HostStream._send
 
-    def noted(self: Streamed, order: Any) -> Piece:
-        assert threading.current_thread().name.startswith("portable_bp-feed")
+    def noted(self: HostStream, order: Any) -> Chunk:
+        assert threading.current_thread().name.startswith("portable_bp-stream")
         piece = send(self, order)
         sent.append(len(order))
         arrived.release()
         return piece
 
-    monkeypatch.setattr(Streamed, "_send", noted)
-    pieces = source.pieces(ORDER, 100)
+    monkeypatch.setattr(HostStream, "_send", noted)
+    pieces = source.chunks(ORDER, 100)
     next(pieces)
     for _ in range(2):  # while the first piece is worked on, the second one is sent
         assert arrived.acquire(timeout=10)
@@ -82,7 +82,7 @@ def test_a_thread_is_one_piece_ahead_and_no_further(monkeypatch: pytest.MonkeyPa
     assert sent == [2, 2]
     assert len(list(pieces)) == 3
     assert sent == [2, 2, 2, 1]
-    assert not [t for t in threading.enumerate() if t.name.startswith("portable_bp-feed")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("portable_bp-stream")]
 
 
 @pytest.mark.usefixtures("small")
@@ -93,31 +93,31 @@ def test_an_exception_in_the_thread_is_raised_where_the_rows_are_wanted() -> Non
                 raise OSError("the disk is gone")
             return np.asarray(super().__getitem__(rows))
 
-    pieces = streamed(X, Y.view(Bad)).pieces(np.arange(35).reshape(7, 5), 100)
+    pieces = streamed(X, Y.view(Bad)).chunks(np.arange(35).reshape(7, 5), 100)
     assert len([next(pieces)]) == 1
     with pytest.raises(OSError, match="the disk is gone"):
         next(pieces)
-    assert not [t for t in threading.enumerate() if t.name.startswith("portable_bp-feed")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("portable_bp-stream")]
 
 
 @pytest.mark.usefixtures("small")
 def test_pieces_that_nobody_wants_any_more_leave_no_thread_behind() -> None:
-    pieces = streamed(X, Y).pieces(ORDER, 100)
+    pieces = streamed(X, Y).chunks(ORDER, 100)
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]
-    assert not [t for t in threading.enumerate() if t.name.startswith("portable_bp-feed")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("portable_bp-stream")]
 
 
 def test_the_size_of_a_piece_is_that_of_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "PIECE_BYTES", 2 * 5 * (3 * 4 + 8))
+    monkeypatch.setattr(data, "CHUNK_BYTES", 2 * 5 * (3 * 4 + 8))
     narrow = streamed((X * 10).astype("int8"), Y)
-    assert [len(p.order) for p in narrow.pieces(ORDER, 100)] == [2, 2, 2, 1]  # type: ignore[arg-type]
+    assert [len(p.order) for p in narrow.chunks(ORDER, 100)] == [2, 2, 2, 1]  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("small")
 def test_rows_are_those_of_the_moment_and_private() -> None:
     x = X.copy()
-    (first, *_) = streamed(x, Y).pieces(ORDER, 100)
+    (first, *_) = streamed(x, Y).chunks(ORDER, 100)
     wanted = np.asarray(first.arrays[0]).copy()
     x[...] = np.nan
     np.testing.assert_array_equal(first.arrays[0], wanted)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def test_rows_are_those_of_the_moment_and_private() -> None:
 def test_what_must_be_streamed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     numpy = get_backend("numpy")
     mapped = np.memmap(tmp_path / "x", dtype="uint8", mode="w+", shape=(40, 10))
-    monkeypatch.setattr(feed, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(data, "CHUNK_BYTES", 1000)
     assert must_stream(numpy, mapped, "float32"), "1600 bytes once they are float32"
     assert must_stream(numpy, mapped[1:, :], "float32"), "a part of a file"
     assert not must_stream(numpy, mapped[:20], "float32"), "800 bytes"
@@ -159,15 +159,15 @@ def test_training_on_streamed_rows_has_the_bits_of_resident_ones(
         return [backend.to_numpy(p) for p in leaves(model.params)], found
 
     resident = train(x)
-    pieces: list[Piece] = []
-    send = Streamed._send
+    pieces: list[Chunk] = []
+    send = HostStream._send
 
-    def noted(self: Streamed, order: Any) -> Piece:
+    def noted(self: HostStream, order: Any) -> Chunk:
         pieces.append(send(self, order))
         return pieces[-1]
 
-    monkeypatch.setattr(feed, "PIECE_BYTES", 2 * 16 * (8 + 3 + 1) * 4)
-    monkeypatch.setattr(Streamed, "_send", noted)
+    monkeypatch.setattr(data, "CHUNK_BYTES", 2 * 16 * (8 + 3 + 1) * 4)
+    monkeypatch.setattr(HostStream, "_send", noted)
     params, losses = train(mapped)
     steps = [2, 2, 1] * 3 if share else [2] * 9
     assert [len(p.order) for p in pieces] == steps, "of each epoch"  # type: ignore[arg-type]
@@ -181,7 +181,7 @@ def test_a_memory_map_is_read_by_blocks(monkeypatch: pytest.MonkeyPatch, tmp_pat
     n, columns = 6_000, 1_000
     mapped = np.memmap(tmp_path / "x", dtype="uint8", mode="w+", shape=(n, columns))
     mapped[::7, 0] = 200
-    monkeypatch.setattr(feed, "PIECE_BYTES", 200_000)
+    monkeypatch.setattr(data, "CHUNK_BYTES", 200_000)
     monkeypatch.setattr("portable_bp.training.blocks.BLOCK_BYTES", 200_000)
     monkeypatch.setattr("portable_bp.inputs.checks.BLOCK_ENTRIES", 50_000)
     net = MLP((columns, 3, 1), loss="log_loss")
