@@ -266,6 +266,9 @@ def _check_labels_and_names(model: Mapping[str, Any]) -> None:
 def _preparation_arrays(arrays: Mapping[str, HostArray], metadata: Mapping[str, Any]) -> Layout:
     features, classes = metadata["features"], metadata["classes"]
     sizes = metadata["model"]["network"]["sizes"]
+    for name in ("classes", "feature_names"):
+        if name in metadata["model"]:
+            raise ValueError(f"the network of a table has no {name} of its own")
     columns = [*features, metadata["target"]]
     if len(set(columns)) < len(columns):
         raise ValueError("features and target: a column comes twice")
