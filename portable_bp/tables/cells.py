@@ -15,18 +15,17 @@ MISSING = frozenset(
 
 _CURRENCY = "$€£¥₹"
 _QUANTITY = re.compile(
-    rf"[-+]?(?:[{_CURRENCY}]|[A-Z]{{3}}(?=\s))?\s*+[-+]?"
+    rf"[-+−<>~≤≥≈±(]{{0,2}}(?:[{_CURRENCY}]|[A-Z]{{3}}(?=\s))?\s*+[-+−]?"
     r"(\d{1,3}(?:[.,'’_\s]\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?"
-    rf"\s*+(?:[%‰{_CURRENCY}]|[A-Z]{{3}})?",
-    re.ASCII,
+    r"\s*+[^\s\d.,]{0,6}"  # a unit, a percent sign, a currency
 )
 
 
 def amount(cell: str) -> float | None:
     """What a cell stands for as a quantity, roughly, or None; only for judging a column by it.
 
-    >>> amount("1.5"), amount("12,5"), amount("40%"), amount("$1,234.50"), amount("A1")
-    (1.5, 12.5, 40.0, 1234.5, None)
+    >>> amount("1.5"), amount("12,5"), amount("40%"), amount("$1,234.50"), amount("7 kg"), amount("A1")
+    (1.5, 12.5, 40.0, 1234.5, 7.0, None)
     """
     if NUMBER.fullmatch(cell):
         return float(cell)
@@ -45,8 +44,10 @@ def advice(cell: str) -> str:
         return ""
     if "%" in cell or "‰" in cell:
         return " (percent signs are not read: write 12.5 rather than 12.5%)"
-    if re.search(rf"[{_CURRENCY}A-Z]", cell.strip()):
+    if re.search(rf"[{_CURRENCY}]|EUR|USD|GBP|CHF|JPY", cell):
         return " (currencies are not read: write 12.5 rather than $12.50)"
+    if re.search(r"[^\d\s.,'’_eE+-]|[^\d]$", cell.strip()):
+        return " (units and other signs are not read: write 12.5 alone)"
     if "," in cell:
         return " (decimal commas and separators of thousands are not read: write 1234.5)"
     return " (separators of thousands are not read: write 1234.5)"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from portable_bp.tables.cells import MISSING, NUMBER, amount
 from portable_bp.tables.csv_file import CsvFile
-from portable_bp.tables.table import DataError, shown, some
+from portable_bp.tables.table import DataError, plain_name, shown, some
 
 SEPARATORS = "\t;|,"
 """What may stand between cells; where two fit as well, the first is taken."""
@@ -80,6 +80,7 @@ def find_dialect(file: CsvFile, header: bool | None) -> Dialect:
         raise file.not_text() from error
     except csv.Error as error:
         raise DataError(f"{file.name} cannot be read as CSV: {error}") from error
+    _check_quotes(file.name, records)
     notes = []
     above = _names_in_comment(comments, records, separator) if header is not False else None
     if above is not None:
@@ -100,9 +101,19 @@ def find_dialect(file: CsvFile, header: bool | None) -> Dialect:
         notes.append("no header: columns are called 0, 1, ...")
     if separator != ",":
         notes.append(f"cells are separated by {separator!r}")
-    names = [name.strip() for name in names]
+    names = [plain_name(name.strip()) for name in names]
     _check_names(file.name, names)
     return Dialect(separator, tuple(names), header, first_row - 1, "; ".join(notes))
+
+
+def _check_quotes(source: str, records: Sequence[Record]) -> None:
+    for line, cells in records[:LEAST_RECORDS]:
+        for cell in cells:
+            if cell[:1] == " " and cell.lstrip().startswith('"'):
+                raise DataError(
+                    f"{source}, line {line}: a blank before the quoted cell {shown(cell.strip())}; "
+                    "remove the blanks after separators"
+                )
 
 
 def _check_names(source: str, names: Sequence[str]) -> None:

@@ -23,6 +23,16 @@ MOST_BYTES = 2**31
 
 CHUNK = 2**20
 
+GZIP = b"\x1f\x8b"
+
+OTHERS = {
+    b"PK\x03\x04": ("a zip archive or an Excel workbook", "unpack it, or save it as CSV UTF-8"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "save it as CSV UTF-8"),
+    b"PAR1": ("a Parquet file", "name it .parquet"),
+    b"\x93NUMPY": ("an array of NumPy", "name it .npy"),
+}
+"""How files begin that are not CSV, what they are, and what to do."""
+
 
 @dataclass(frozen=True)
 class CsvFile:
@@ -41,10 +51,15 @@ class CsvFile:
 
     @classmethod
     def of(cls, path: Path) -> CsvFile:
-        """A file; what ends with ``.gz`` is unpacked."""
-        if path.suffix.lower() != ".gz":
-            return cls(str(path), path)
+        """A file; what gzip packed is unpacked."""
         with open(path, "rb") as file:
+            start = file.read(8)
+            file.seek(0)
+            for magic, (what, advice) in OTHERS.items():
+                if start.startswith(magic):
+                    raise DataError(f"{path} is {what}, not CSV; {advice}")
+            if not start.startswith(GZIP) and path.suffix.lower() != ".gz":
+                return cls(str(path), path)
             return cls(str(path), _unpacked(str(path), file, path.stat().st_size))
 
     @classmethod
@@ -54,7 +69,7 @@ class CsvFile:
         content = sys.stdin.buffer.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise DataError(f"{name} has more than {MOST_BYTES:,} bytes; write it to a file first")
-        if content.startswith(b"\x1f\x8b"):
+        if content.startswith(GZIP):
             content = _unpacked(name, io.BytesIO(content), len(content))
         return cls(name, content)
 

@@ -63,7 +63,7 @@ def _read(name: str, header: bool | None) -> Table:
     if name != "digits" and reader is None and not is_csv:
         raise DataError(
             f"{name} is neither 'digits' nor '-' (CSV from standard input) nor a file that ends with "
-            f"{', '.join([*CSV, *READERS])}"
+            f"{', '.join([*CSV, *READERS])}; convert or unpack other files, or pipe CSV to '-'"
         )
     if header is not None and not is_csv:
         raise DataError(f"{name}: header is an option for CSV files only; leave it out")

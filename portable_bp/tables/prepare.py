@@ -12,7 +12,7 @@ from portable_bp import rng
 from portable_bp._typing import HostArray
 from portable_bp.mlp import MLP
 from portable_bp.tables.cells import NUMBER, advice, amount
-from portable_bp.tables.table import DataError, Table, shown
+from portable_bp.tables.table import DataError, Table, plain_name, shown
 
 Task: TypeAlias = Literal["classification", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -25,7 +25,7 @@ FEW = 20
 VALIDATION_SHARE = 0.1
 """The share of the training rows that is held out for validation."""
 
-NUMBERS_SHARE = 0.2
+NUMBERS_SHARE = 0.05
 """Text is taken for a quantity with errors in it when at least this share of its cells are numbers."""
 
 FEWEST = 5
@@ -282,8 +282,10 @@ def prepare(
         raise DataError(f"{table.source}: name the column to learn (target)")
     if task is not None and task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(map(repr, TASKS))}, not {task!r}")
+    target = plain_name(target)
     values = table.column(target)
-    features = _features(table, target, {drop} if isinstance(drop, str) else {*drop})
+    left_out = {drop} if isinstance(drop, str) else {*drop}
+    features = _features(table, target, {*map(plain_name, left_out)})
     chosen, why = task, "as asked"
     if chosen is None:
         _check_not_spoilt(table, target, values)
@@ -339,8 +341,8 @@ def _check_not_spoilt(table: Table, target: str, values: HostArray) -> None:
     row = int(np.argmin(is_number))
     raise DataError(
         f"{table.source}, {table.place(row)}: {shown(values[row])} in column {shown(target)} is not a "
-        f"number{advice(values[row])}, while {is_number.sum():,} of {n:,} cells are; correct the column "
-        f"to learn a quantity, or {choose}"
+        f"number{advice(values[row])}; {is_number.sum():,} of {n:,} cells are. Correct the column to "
+        f"learn a quantity, or {choose}"
     )
 
 

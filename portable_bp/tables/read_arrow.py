@@ -15,7 +15,7 @@ import numpy as np
 
 from portable_bp._typing import HostArray
 from portable_bp.tables.limits import CELL_BYTES, COLUMN_BYTES, FREE_BYTES, refuse_growth
-from portable_bp.tables.table import DataError, Table, first_line, shown, some
+from portable_bp.tables.table import DataError, Table, first_line, plain_name, shown, some
 
 MOST_ROWS, LEAST_ROWS = 2**20, 16
 """Bounds of the rows that are decoded before their size is looked at."""
@@ -77,7 +77,7 @@ def objects(column: Any) -> HostArray:
 
 def _check_claims(path: Path, meta: Any, names: Sequence[str]) -> None:
     """Refuse what the footer alone shows to be wrong."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = [name for name, count in Counter(map(plain_name, names)).items() if count > 1]
     if twice:
         raise DataError(f"{path}: two columns are called {shown(twice[0])}; rename one")
     if meta.num_rows <= 0:
@@ -124,12 +124,12 @@ def _batches(parquet: ModuleType, path: Path, meta: Any, kinds: Mapping[str, str
     if plain:
         # Text as a dictionary is decoded once for each value, not once for each row.
         text = [name for name in plain if kinds[name] == "text"]
-        with parquet.ParquetFile(path, read_dictionary=text) as file:
+        with parquet.ParquetFile(path, metadata=meta, read_dictionary=text) as file:
             yield from file.iter_batches(min(most, MOST_ROWS), columns=plain, use_threads=False)
     for name, size in largest.items():
         # Every cell may repeat all of the bytes that came before it.
-        rows = min(max(FREE_BYTES // max(size, 1), LEAST_ROWS), MOST_ROWS)
-        with parquet.ParquetFile(path) as file:
+        rows = min(max(FREE_BYTES // (8 * max(size, 1)), LEAST_ROWS), MOST_ROWS)
+        with parquet.ParquetFile(path, metadata=meta) as file:
             yield from file.iter_batches(rows, columns=[name], use_threads=False)
 
 
@@ -176,6 +176,8 @@ class _Decoded:
         """Text as objects; the rows share those of equal text."""
         arrow = self.arrow
         if not arrow.types.is_dictionary(column.type):
+            lengths = self.compute.sum(self.compute.binary_length(column)).as_py() or 0
+            refuse_growth(str(self.path), self.stored, self.decoded + lengths)
             column = column.cast(arrow.large_string()).dictionary_encode()
         lengths = self.compute.binary_length(column.dictionary).to_numpy(zero_copy_only=False)
         uses = np.bincount(
@@ -191,7 +193,7 @@ class _Decoded:
         if arrow.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         if self.kinds[name] == "long decimal":
-            self.decimals.setdefault(name, []).append(column)
+            self.decimals.setdefault(plain_name(name), []).append(column)
         if self.kinds[name] != "number":
             column = column.cast(arrow.float64())
         elif arrow.types.is_boolean(column.type) and column.null_count:
@@ -202,7 +204,7 @@ class _Decoded:
     def columns(self, rows: int) -> dict[str, HostArray]:
         """All columns; those that cannot be learnt from as bytes without meaning."""
         return {
-            name: np.concatenate(self.parts[name]) if kind else np.zeros(rows, "V1")
+            plain_name(name): np.concatenate(self.parts[name]) if kind else np.zeros(rows, "V1")
             for name, kind in self.kinds.items()
         }
 

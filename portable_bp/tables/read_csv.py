@@ -18,6 +18,7 @@ from portable_bp.tables.table import DataError, Table, first_line
 NUMBER = r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?$"
 DATE = (
     r"^(?:\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[-+]\d\d:?\d\d)?)?"
+    r"|(?:\d{1,2}[./-]\d{1,2}[./-]\d{4}|\d{4}[./]\d{1,2}[./]\d{1,2})(?: \d\d:\d\d(?::\d\d)?)?"
     r"|\d\d:\d\d(?::\d\d(?:\.\d+)?)?)$"
 )
 
@@ -40,10 +41,11 @@ def read_csv(file: CsvFile, header: bool | None = None) -> Table:
     dialect = find_dialect(file, header)
     refuse_growth(file.name, file.size, COLUMN_BYTES * len(dialect.names))
     texts = _texts(file, dialect)
-    names, note = list(dialect.names), dialect.note
+    names, notes = list(dialect.names), [dialect.note] if dialect.note else []
     while names and not names[-1] and _is_blank(texts[len(names) - 1]):
-        names.pop()
-        note = f"{note}; empty last column left out" if note else "empty last column left out"
+        names.pop()  # every line ends with a separator
+    if len(names) < len(texts):
+        notes.append("empty last column left out")
     if "" in names:
         raise DataError(
             f"{file.name}: column {names.index('') + 1} has no name (an index that pandas wrote?); "
@@ -54,7 +56,7 @@ def read_csv(file: CsvFile, header: bool | None = None) -> Table:
     def place(row: int) -> str:
         return file.line_of(row, dialect.separator, dialect.skip)
 
-    return Table(file.name, columns.values, note=note, place=place, text=columns.text)
+    return Table(file.name, columns.values, note="; ".join(notes), place=place, text=columns.text)
 
 
 def _texts(file: CsvFile, dialect: Dialect) -> list[Any]:
@@ -100,6 +102,12 @@ def _explained(file: CsvFile, dialect: Dialect, error: Exception) -> DataError:
         hint = "; comments are skipped above the table only"
     elif len(cells) == n + 1 and not cells[-1].strip():
         hint = "; a separator ends the line"
+    elif len(cells) == n - 1 and not dialect.names[-1]:
+        hint = "; a separator ends the first line"
+    elif len(cells) == 1 and not cells[0].strip():
+        hint = "; the line holds blanks only"
+    elif n == 1:
+        hint = "; is there a title above the table?"
     return DataError(
         f"{file.name}, line {line}: {len(cells)} cells, where the first line has {n}{hint}"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -15,6 +17,11 @@ from portable_bp.tables.cells import NUMBER, advice
 
 class DataError(ValueError):
     """A file or table cannot be learnt from; the message says what and where."""
+
+
+def plain_name(name: str) -> str:
+    """A name in Unicode's composed form: accents that look the same are the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _no_text(name: str) -> None:
@@ -51,7 +58,7 @@ class Table:
     (2, [[4.0], [30.0]])
     >>> table.numbers(["kind"])
     Traceback (most recent call last):
-    portable_bp.tables.table.DataError: pets, row 0: 'cat' in column 'kind' is not a number; turn ...
+    portable_bp.tables.table.DataError: pets, row 0: 'cat' in column 'kind' is not a number, ...
     """
 
     source: str
@@ -63,7 +70,10 @@ class Table:
     text: Callable[[str], HostArray | None] = field(default=_no_text, repr=False)
 
     def __post_init__(self) -> None:
-        columns = {name: _as_column(values) for name, values in self.columns.items()}
+        columns = {
+            plain_name(name) if isinstance(name, str) else name: _as_column(values)
+            for name, values in self.columns.items()
+        }
         object.__setattr__(self, "columns", columns)
         rows = None
         for name, values in columns.items():
@@ -106,9 +116,11 @@ class Table:
         DataError
             There is no such column, a value is missing, or it holds neither numbers nor text.
         """
+        name = plain_name(name)
         if name not in self.columns:
             raise DataError(
                 f"{self.source} has no column {shown(name)}; it has {some(self.columns)}"
+                f"{_did_you_mean(name, self.columns)}"
             )
         values = self.columns[name]
         if values.dtype.kind not in "biufO":
@@ -156,6 +168,7 @@ class Table:
         DataError
             A column is not there, or holds anything but finite numbers.
         """
+        names = [*map(plain_name, names)]
         absent = [name for name in names if name not in self.columns]
         if absent:
             raise DataError(
@@ -170,12 +183,14 @@ class Table:
     def _number(self, name: str) -> HostArray:
         values = self.column(name)
         if values.dtype.kind == "O":
-            for row, cell in enumerate(values):
-                if not NUMBER.fullmatch(cell):
-                    raise DataError(
-                        f"{self.source}, {self.place(row)}: {shown(cell)} in column {shown(name)} is "
-                        f"not a number{advice(cell)}; turn the column into numbers, or leave it out"
-                    )
+            good = np.fromiter((bool(NUMBER.fullmatch(cell)) for cell in values), bool, len(values))
+            if not good.all():
+                row = int(np.argmin(good))
+                raise DataError(
+                    f"{self.source}, {self.place(row)}: {shown(values[row])} in column {shown(name)} "
+                    f"is not a number{advice(values[row])}, and {good.sum():,} of {len(values):,} cells "
+                    "are; turn the column into numbers, or leave it out"
+                )
         with np.errstate(over="ignore"):
             numbers = values.astype(np.float64)
         if np.isinf(numbers).any():
@@ -207,6 +222,11 @@ def _is_missing(cell: Any) -> bool:
     if isinstance(cell, float | np.floating):
         return bool(cell != cell)
     return cell is None or type(cell).__name__ in ("NAType", "NaTType")  # those of pandas
+
+
+def _did_you_mean(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, [*names][:1000], n=1)
+    return f"; did you mean {shown(close[0])}?" if close else ""
 
 
 def some(names: Iterable[str], most: int = 8) -> str:
