@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,11 +54,13 @@ def read_csv(file: CsvFile, header: bool | None = None) -> Table:
             "name it, or write the file without it"
         )
     columns = _Columns(dict(zip(names, texts, strict=False)))
-
-    def place(row: int) -> str:
-        return file.line_of(row, dialect.separator, dialect.skip)
-
-    return Table(file.name, columns.values, note="; ".join(notes), place=place, text=columns.text)
+    return Table(
+        file.name,
+        columns.values,
+        note="; ".join(notes),
+        place=partial(file.line_of, separator=dialect.separator, skip=dialect.skip),
+        text=partial(_text, columns.numeric),
+    )
 
 
 def _texts(file: CsvFile, dialect: Dialect) -> list[Any]:
@@ -118,6 +122,14 @@ def _is_blank(texts: Any) -> bool:
     return bool(compute.all(compute.equal(compute.utf8_trim_whitespace(texts), "")).as_py())
 
 
+def _text(numeric: Mapping[str, Any], name: str) -> HostArray | None:
+    """The cells of a column of numbers or booleans, without blanks around them."""
+    if name not in numeric:
+        return None
+    compute = arrow_module("pyarrow.compute")
+    return objects(compute.utf8_trim_whitespace(numeric[name]).dictionary_encode())
+
+
 class _Columns:
     """Columns of text as numbers, booleans, text or dates; the text of numbers on demand."""
 
@@ -130,12 +142,6 @@ class _Columns:
             self.values[name], is_number = self._converted(text)
             if is_number:
                 self.numeric[name] = text
-
-    def text(self, name: str) -> HostArray | None:
-        """The cells of a column of numbers or booleans, without blanks around them."""
-        if name not in self.numeric:
-            return None
-        return objects(self.compute.utf8_trim_whitespace(self.numeric[name]).dictionary_encode())
 
     def _converted(self, text: Any) -> tuple[HostArray, bool]:
         """A column, and whether it became numbers or booleans."""

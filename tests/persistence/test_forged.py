@@ -211,7 +211,7 @@ def run(directory, **options):
 
 
 def run_contents(tmp_path):
-    run(tmp_path / "whole", every=2, keep=9)
+    run(tmp_path / "whole", checkpoint_every=2, checkpoint_keep=9)
     return container.read(tmp_path / "whole" / "ckpt-0000000004.safetensors")
 
 

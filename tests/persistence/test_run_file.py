@@ -43,7 +43,7 @@ def run(directory, epochs=3, **options):
 @pytest.fixture(scope="module")
 def middle(tmp_path_factory):
     directory = tmp_path_factory.mktemp("whole")
-    run(directory, every=7, keep=9)
+    run(directory, checkpoint_every=7, checkpoint_keep=9)
     return container.read(directory / "ckpt-0000000007.safetensors")
 
 
