@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from portable_bp._typing import Params
 from portable_bp.estimators._place import Place
@@ -22,9 +22,6 @@ except ImportError:  # scikit-learn before 1.9: no callbacks, everything else
         return method
 
 
-if TYPE_CHECKING:
-    from portable_bp.estimators._base import BaseMLP
-
 __all__ = ["CallbackSupportMixin", "Watch", "with_callbacks"]
 
 
@@ -38,7 +35,7 @@ class Watch:
     """
 
     def __init__(
-        self, est: BaseMLP, X: Any, y: Any, sample_weight: Any, place: Place, epochs: int
+        self, est: Any, X: Any, y: Any, sample_weight: Any, place: Place, epochs: int
     ) -> None:
         self._est, self._place, self._epochs, self._seen = est, place, epochs, 0
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}

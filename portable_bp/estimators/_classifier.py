@@ -26,6 +26,7 @@ from portable_bp.estimators._base import BaseMLP, stochastic_only
 from portable_bp.estimators._callbacks import with_callbacks
 from portable_bp.estimators._losses import capped
 from portable_bp.estimators._place import as_classes, home_of
+from portable_bp.estimators._saving import Saving
 from portable_bp.inputs.transfer import to_host
 from portable_bp.training import blocks
 from portable_bp.training.data import ONE_HOT_ENTRIES
@@ -216,7 +217,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     @with_callbacks
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        validation_data: Any = None,
+        checkpoint: Any = None,
+        checkpoint_every: int | None = None,
+        checkpoint_keep: int = 3,
+        resume: bool = False,
     ) -> Self:
         """Train on X and y.
 
@@ -230,12 +240,23 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         validation_data : (X, y) or (X, y, sample_weight), default=None
             Rows to judge each epoch by: their loss is recorded in ``validation_loss_curve_``, and
             early stopping watches them instead of a fraction of X.
+        checkpoint : str or path, default=None
+            A directory to save the run in, which may be killed at any moment; see ``resume``. Not
+            for lbfgs.
+        checkpoint_every : int, default=None
+            Steps between two checkpoints; by default one at the end of each epoch.
+        checkpoint_keep : int, default=3
+            How many checkpoints stay, the newest ones.
+        resume : bool, default=False
+            Go on from the newest checkpoint in the directory, if there is one, to the same bits as
+            those of a run that was never interrupted.
 
         Returns
         -------
         self
         """
-        return self._fit(X, y, sample_weight, validation_data=validation_data)
+        saving = Saving.of(checkpoint, checkpoint_every, checkpoint_keep, resume)
+        return self._fit(X, y, sample_weight, validation_data=validation_data, saving=saving)
 
     @available_if(stochastic_only)
     @with_callbacks

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any
 
 from portable_bp._summary import LAYER_HEAD, LayerRow, html_block, html_table, layer_rows
 from portable_bp.equations import activations
 from portable_bp.estimators import _input
 
-if TYPE_CHECKING:
-    from portable_bp.estimators._base import BaseMLP
 
-
-def layers_html(est: BaseMLP, html: str) -> str:
+def layers_html(est: Any, html: str) -> str:
     """``html`` followed by a table of the layers, unless the parameters make no network."""
     try:
         rows = _layers(est)
@@ -22,7 +19,7 @@ def layers_html(est: BaseMLP, html: str) -> str:
     return html + html_block("Layers", html_table(LAYER_HEAD, rows), opened=False)
 
 
-def _layers(est: BaseMLP) -> list[LayerRow]:
+def _layers(est: Any) -> list[LayerRow]:
     """The rows of the table; "?" for what is known only after the fit."""
     units: list[int | str]
     counts: list[int | str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -12,12 +12,9 @@ from sklearn.preprocessing import LabelBinarizer
 
 from portable_bp.backend.registry import get_backend
 from portable_bp.equations.optimizers import Momentum, Nesterov
-from portable_bp.estimators._stochastic import OptimizerState, ScikitAdam
+from portable_bp.estimators._policy import OptimizerState, ScikitAdam
 
-if TYPE_CHECKING:
-    from portable_bp.estimators._base import BaseMLP
-
-E = TypeVar("E", bound="BaseMLP")
+E = TypeVar("E")
 
 _PLAIN = (
     "t_", "n_iter_", "n_layers_", "n_outputs_", "out_activation_", "loss_", "best_loss_",
@@ -27,7 +24,7 @@ _PLAIN = (
 """Fitted attributes that are the same in both."""
 
 
-def theirs(est: BaseMLP) -> Any:
+def theirs(est: Any) -> Any:
     """scikit-learn's class for one of ours."""
     return MLPClassifier if hasattr(type(est), "predict_proba") else MLPRegressor
 
@@ -40,9 +37,9 @@ def from_sklearn(cls: type[E], estimator: Any) -> E:
             f"{cls.__name__}.from_sklearn takes a sklearn.neural_network.{wanted.__name__}, got "
             f"{type(estimator).__name__}"
         )
-    est = cls(**estimator.get_params(deep=False))
+    est: Any = cls(**estimator.get_params(deep=False))
     if not hasattr(estimator, "coefs_"):
-        return est
+        return cast(E, est)
     _copy_plain(estimator, est)
     est.coefs_ = [np.array(W) for W in estimator.coefs_]
     est.intercepts_ = [np.array(b) for b in estimator.intercepts_]
@@ -58,10 +55,10 @@ def from_sklearn(cls: type[E], estimator: Any) -> E:
         )
     if hasattr(estimator, "_optimizer"):
         est._optimizer = _our_optimizer(estimator._optimizer)
-    return est
+    return cast(E, est)
 
 
-def as_sklearn(est: BaseMLP) -> Any:
+def as_sklearn(est: Any) -> Any:
     """One of ours as scikit-learn's, see :meth:`MLPClassifier.as_sklearn`."""
     cls = theirs(est)
     known = inspect.signature(cls).parameters

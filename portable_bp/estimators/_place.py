@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from portable_bp._typing import Array, HostArray, Tree
-from portable_bp.backend import Backend, leaves
+from portable_bp._typing import Array, HostArray
+from portable_bp.backend import Backend
 from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.inputs.transfer import to_host
 
@@ -47,13 +47,6 @@ class Place:
         host = np.asarray(to_host(array))
         with self.home.scope():
             return host if self.home.name == "numpy" else self.home.asarray(host)
-
-    def finite(self, tree: Tree) -> bool:
-        """Whether every entry of every array on ``work`` is finite; one read of the device."""
-        work = self.work
-        with work.scope():
-            flags = [work.xp.all(work.xp.isfinite(p)) for p in leaves(tree)]
-            return bool(work.to_numpy(work.xp.all(work.xp.stack(flags))))
 
 
 def _readable(array: Any, backend: Backend) -> Any:

@@ -14,7 +14,6 @@ import numpy as np
 from portable_bp._scalars import shown
 from portable_bp._tree import map_leaves
 from portable_bp._typing import HostArray, Params, Tree
-from portable_bp._warnings import warn
 from portable_bp.backend import Backend
 from portable_bp.equations.network import Equations
 from portable_bp.equations.optimizers import Adam, Optimizer
@@ -178,7 +177,7 @@ class ScikitPolicy:
         Called after each epoch, to show the progress.
     """
 
-    ends: ClassVar[tuple[str, ...]] = ("stopped",)
+    ends: ClassVar[tuple[str, ...]] = ("callback", "converged")
 
     def __init__(
         self,
@@ -209,7 +208,10 @@ class ScikitPolicy:
         self._order = np.arange(n)
         self._first_step, self._done = state.steps, 0
         self._started = time.perf_counter()
-        self._warned = False
+        self.doubt: str | None = None
+        """What is to be said when the run is over: of a score or a loss that is no number."""
+        self.start: list[Any] = []
+        """The state of the generator when the run began, for a checkpoint."""
         self.best: tuple[float, int, Params] | None = None
         if best is not None and progress.best_validation_score_ not in (None, -np.inf):
             self.best = (float(progress.best_validation_score_ or 0), 0, best)
@@ -287,7 +289,7 @@ class ScikitPolicy:
             params = result.params()
             stops = [hook(params) for hook in self._hooks]
             if any(stops):
-                reason = "stopped"
+                reason = "callback"
         limit = self.settings.max_time
         if reason is None and limit is not None and time.perf_counter() - self._started >= limit:
             return "time"
@@ -317,7 +319,7 @@ class ScikitPolicy:
             state.plateau = settings.learning_rate.observe(state.plateau, watched)
         if progress._no_improvement_count > settings.n_iter_no_change:
             if self._no_progress():
-                return "stopped"
+                return "converged"
             progress._no_improvement_count = 0
         return None
 
@@ -346,26 +348,23 @@ class ScikitPolicy:
             progress.validation_scores_.append(score)
             if self.settings.verbose:
                 print(f"Validation score: {score:f}")
-        elif not math.isfinite(loss) and not self._warned:
-            self._warned = True
-            warn(validation_loss_message(by_row, held.weights, progress.n_iter_))
+        elif not math.isfinite(loss):
+            self.doubt = self.doubt or validation_loss_message(
+                by_row, held.weights, progress.n_iter_
+            )
         return True
 
     def _checked_score(self, score: Any) -> float:
-        """The score as a float; one that is not finite is not counted, and that is said once."""
+        """The score as a float; one that is not finite is not counted."""
         score = score.item() if getattr(score, "size", None) == 1 else score
         if not isinstance(score, numbers.Real):
             raise ValueError(
                 f"scoring must return a number, got {shown(score)} in epoch {self.progress.n_iter_}"
             )
-        if not math.isfinite(score) and not self._warned:
-            self._warned = True
-            name = (
-                ""
-                if self.settings.scoring is None
-                else f" (scoring={shown(self.settings.scoring)})"
-            )
-            warn(
+        if not math.isfinite(score) and self.doubt is None:
+            scoring = self.settings.scoring
+            name = "" if scoring is None else f" (scoring={shown(scoring)})"
+            self.doubt = (
                 f"the validation score{name} is {score} in epoch {self.progress.n_iter_}. Such an "
                 "epoch is not counted, neither as the best nor as one without progress. Do the rows "
                 "that are held out have every class, and no missing values? Hand in validation_data, "
@@ -419,23 +418,26 @@ class ScikitPolicy:
         rate, best, waited = self.state.plateau
         return {
             "plateau": [rate, recovery.number(best), waited],
-            "history": [{"loss": loss} for loss in self.progress.loss_curve_[-self._done :]]
-            if self._done
-            else [],
+            "history": [{}] * self._done,
             "watchers": [],
-            "progress": {**vars(self.progress)},
-            "learning_rate": self.state.learning_rate,
+            "estimator": {
+                "progress": {**vars(self.progress)},
+                "learning_rate": self.state.learning_rate,
+                "random_state": self.start,
+            },
         }
 
     def restore(self, metadata: Mapping[str, Any], epoch: int, steps: int) -> None:
-        saved = metadata["progress"]
+        estimator = metadata.get("estimator")
+        estimator = estimator if isinstance(estimator, dict) else {}
+        saved = estimator.get("progress")
         known = {f.name for f in fields(Progress)}
-        if set(saved) != known or saved["n_iter_"] != epoch or len(metadata["history"]) != epoch:
-            raise ValueError(f"the progress of another run: {shown(saved)}")
+        if not isinstance(saved, dict) or saved.keys() != known or saved["n_iter_"] != epoch:
+            raise ValueError(f"the progress of {epoch} epochs is missing: {shown(saved)}")
         vars(self.progress).update(saved)
         rate, best, waited = metadata["plateau"]
         self.state.plateau = (float(rate), recovery.from_number(best), int(waited))
-        self.state.learning_rate = float(metadata["learning_rate"])
+        self.state.learning_rate = float(estimator["learning_rate"])
         self._done = epoch
         for done in range(epoch):  # the generator makes the shuffles of these epochs again
             self.order(done)
