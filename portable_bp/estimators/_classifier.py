@@ -276,6 +276,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         -------
         self
         """
+        self._validate_params()
         if classes is not None or not hasattr(self, "classes_"):
             self._check_classes(to_host(y), to_host(classes), home_of(X))
         return self._fit(X, y, sample_weight, incremental=True)

@@ -49,6 +49,11 @@ def test_check(estimator: Any, check: Callable[[Any], None]) -> None:
     check(estimator)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_param_validation(kind: Any) -> None:
+    estimator_checks.check_param_validation(kind.__name__, kind())
+
+
 @WITH_ARRAYS
 @pytest.mark.parametrize("estimator", STEPS, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize(("library", "device", "dtype"), PLACES)
