@@ -161,25 +161,25 @@ MAZUR = Example(
 
 def trace(example: Example, backend: str | Backend = "numpy") -> Trace:
     """Every number of ``example`` on ``backend``: in float64 where it has that, else in float32."""
-    where = get_backend(backend)
+    backend = get_backend(backend)
     net, rate = example.net, example.rate
-    with where.scope():
-        dtype = where.widest_float
-        x = where.asarray(example.x, dtype)
-        y = where.asarray(example.y, dtype)
+    with backend.scope():
+        dtype = backend.widest_float
+        x = backend.asarray(example.x, dtype)
+        y = backend.asarray(example.y, dtype)
         params = tuple(
-            (where.asarray(W, dtype), where.asarray(b, dtype)) for W, b in example.params
+            (backend.asarray(W, dtype), backend.asarray(b, dtype)) for W, b in example.params
         )
-        cache = network.forward(params, x, net.activations, xp=where.xp)
+        cache = network.forward(params, x, net.activations, xp=backend.xp)
         loss, gradients = net.loss_and_gradients(params, x, y)
         updated = tuple(
             (W - rate * dW, b) for (W, b), (dW, _) in zip(params, gradients, strict=True)
         )
         after, _ = net.loss_and_gradients(updated, x, y)
-        host = where.to_numpy
+        host = backend.to_numpy
         return Trace(
             example=example,
-            backend=where.spec,
+            backend=backend.spec,
             dtype=dtype,
             z=tuple(host(z) for z in cache.z),
             a=tuple(host(a) for a in cache.outputs),

@@ -52,11 +52,11 @@ CAPABILITIES: Mapping[str, Capability] = {
         {"jax": "with JAX_ENABLE_X64=1"},
     ),
     "compiled": Capability(
-        "runs a step faster than as it is written",
-        {"strict": "a referee, not a runner: each step runs as it is written"},
+        "runs a compiled step, faster than an eager one",
+        {"strict": "a referee, not a runner: each step runs eagerly"},
     ),
     "same bits": Capability(
-        "a compiled step gives the bits of the step as it is written",
+        "a compiled step gives the bits of the eager step",
         {
             "numpy": "sums over rows or columns are products with ones: equal to rounding",
             "jax": "XLA fuses and reorders operations: equal to rounding",

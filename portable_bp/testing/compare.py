@@ -16,7 +16,7 @@ from portable_bp.testing.report import Row
 from portable_bp.testing.tolerances import ROUNDOFF
 
 
-def kind_errors(where: Backend, got: Tree, want: Tree, dtype: str) -> Iterator[str]:
+def kind_errors(backend: Backend, got: Tree, want: Tree, dtype: str) -> Iterator[str]:
     """What is wrong with the library, device, dtype or shape of the arrays in ``got``."""
     arrays, models = list(leaves(got)), list(leaves(want))
     if len(arrays) != len(models):
@@ -24,11 +24,11 @@ def kind_errors(where: Backend, got: Tree, want: Tree, dtype: str) -> Iterator[s
         return
     for a, w in zip(arrays, models, strict=True):
         found = type(a).__module__.partition(".")[0]
-        if found not in type(where).modules:
-            yield f"an array of {found} instead of {where.name}"
-        elif type(where).spec_of(a) != where.spec:
-            yield f"on {type(where).spec_of(a)} instead of {where.spec}"
-        elif a.dtype != where.dtype(dtype):
+        if found not in type(backend).modules:
+            yield f"an array of {found} instead of {backend.name}"
+        elif type(backend).spec_of(a) != backend.spec:
+            yield f"on {type(backend).spec_of(a)} instead of {backend.spec}"
+        elif a.dtype != backend.dtype(dtype):
             yield f"dtype {a.dtype} instead of {dtype}"
         elif tuple(a.shape) != tuple(np.shape(w)):
             yield f"shape {tuple(a.shape)} instead of {np.shape(w)}"
@@ -45,7 +45,7 @@ def norm(arrays: Sequence[HostArray]) -> float:
 def compare(
     what: str,
     case: str,
-    where: Backend,
+    backend: Backend,
     got: Tree,
     want: Tree,
     tolerance: float,
@@ -60,11 +60,11 @@ def compare(
     The error is ``||got - want|| / ||want||`` over all arrays together; with ``scale`` it is the
     largest ``|got - want| / scale`` of any entry.
     """
-    wrong = next(kind_errors(where, got, want, dtype), "")
+    wrong = next(kind_errors(backend, got, want, dtype), "")
     row = partial(Row, what, case, dtype, mode)
     if wrong:
         return row(math.inf, tolerance, wrong)
-    found: list[HostArray] = list(leaves(on_host(where, got)))  # type: ignore[arg-type]
+    found: list[HostArray] = list(leaves(on_host(backend, got)))  # type: ignore[arg-type]
     exact: list[HostArray] = [np.asarray(w, dtype=np.float64) for w in leaves(want)]
     u = ROUNDOFF[unit or dtype]
     if not all(np.isfinite(f).all() for f in found):

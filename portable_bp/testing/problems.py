@@ -28,13 +28,13 @@ class Problem:
     y: HostArray
     weights: HostArray | None
 
-    def on(self, where: Backend, dtype: str | None = None) -> tuple[Params, Any, Any, Any]:
+    def on(self, backend: Backend, dtype: str | None = None) -> tuple[Params, Any, Any, Any]:
         """``(params, x, y, weights)`` on a backend; y is (n, k), labels as one-hot rows."""
         name = dtype or self.dtype
-        with where.scope():
-            params, x = map_leaves(lambda p: where.asarray(p, name), (self.params, self.x))
-            y = examples.place_targets(self.net.spec, where, self.y, name)
-            weights = None if self.weights is None else where.asarray(self.weights, name)
+        with backend.scope():
+            params, x = map_leaves(lambda p: backend.asarray(p, name), (self.params, self.x))
+            y = examples.place_targets(self.net.spec, backend, self.y, name)
+            weights = None if self.weights is None else backend.asarray(self.weights, name)
             return params, x, y, weights
 
 
@@ -80,7 +80,7 @@ def make_problem(net: MLP, n: int, dtype: str, *, weighted: bool = False, seed: 
     )
 
 
-def on_host(where: Backend, tree: Tree) -> Tree:
+def on_host(backend: Backend, tree: Tree) -> Tree:
     """The tree with NumPy copies in float64."""
-    with where.scope():
-        return map_leaves(lambda a: where.to_numpy(a).astype(np.float64), tree)
+    with backend.scope():
+        return map_leaves(lambda a: backend.to_numpy(a).astype(np.float64), tree)

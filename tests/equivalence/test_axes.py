@@ -139,7 +139,7 @@ def problem(dtype: str, rows: int, depth: int, width: int, weighted: bool) -> Pr
 
 def check(where: Backend, dtype: str, mode: str, **sizes: Any) -> None:
     if mode not in equivalence.modes(where):
-        pytest.skip(f"{where.spec} runs each step as it is written")
+        pytest.skip(f"{where.spec} runs each step eagerly")
     given = {"": problem(dtype, **sizes)}
     # Of a handful of numbers one may be a small difference of large ones by chance.
     few = sizes["rows"] * sizes["width"] < 32
@@ -162,7 +162,7 @@ def test_runs(entered: Callable[[str, str], Backend], run: Case) -> None:
     dtype, mode = options.pop("dtype"), options.pop("mode")
     where = entered(options.pop("spec"), dtype)
     if mode not in equivalence.modes(where):
-        pytest.skip(f"{where.spec} runs each step as it is written")
+        pytest.skip(f"{where.spec} runs each step eagerly")
     # The others move each weight by about the rate, however little of its gradient is certain.
     rate = 0.05 if options["optimizer"] in ("sgd", "momentum", "nesterov") else 0.001
     options |= {
