@@ -298,7 +298,18 @@ class Backend(ABC):
         return nullcontext()
 
     def all_finite(self, tree: Tree) -> bool:
-        """Whether every entry of every array of a tree is finite; one read of the device."""
+        """Whether every entry of every array of a tree is finite; one read of the device.
+
+        Parameters
+        ----------
+        tree : tree of arrays
+            Of this library, on this device.
+
+        Returns
+        -------
+        bool
+            True for an empty tree.
+        """
         xp = self.xp
         flags = [xp.all(xp.isfinite(array)) for array in leaves(tree)]
         return not flags or bool(self.to_numpy(xp.all(xp.stack(flags))))

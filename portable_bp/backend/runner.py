@@ -19,6 +19,20 @@ def check_run(
     Libraries differ in what they do with an index that lies outside: NumPy and PyTorch count a
     negative one from the end, CuPy wraps, JAX gives NaN or clips.
 
+    Parameters
+    ----------
+    data : tuple of arrays of n rows
+        As :meth:`Runner.run` takes it.
+    order : array of shape (steps, batch), or None
+        As :meth:`Runner.run` takes it.
+    table : tuple of arrays of shape (steps,)
+        As :meth:`Runner.run` takes it.
+
+    Returns
+    -------
+    int
+        The length of the table.
+
     Raises
     ------
     IndexError
