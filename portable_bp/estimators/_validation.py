@@ -15,8 +15,9 @@ from portable_bp.estimators._place import Place, home_of
 from portable_bp.estimators._policy import Judge
 from portable_bp.estimators._solvers import TrainingRows
 from portable_bp.inputs import checks
+from portable_bp.inputs.containers import is_sparse
 from portable_bp.inputs.transfer import to_host
-from portable_bp.training.data import held_features, is_sparse, select
+from portable_bp.training.data import held_features, select
 from portable_bp.training.policy import ValidationSet
 
 

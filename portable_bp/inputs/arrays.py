@@ -17,6 +17,30 @@ from portable_bp.inputs import checks, containers
 _DATES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
 
 
+def sparse_rows(name: str, matrix: Any) -> Any:
+    """A sparse matrix of SciPy as rows (CSR) of finite real numbers.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For complex numbers, other objects, and values that are not finite.
+    """
+    csr = matrix.tocsr()
+    if csr.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} has the dtype {csr.dtype}")
+    if csr.dtype.kind not in "biuf":
+        raise TypeError(f"{name} has the dtype {csr.dtype}; convert it to numbers first")
+    bad = np.flatnonzero(~np.isfinite(csr.data))
+    if len(bad):
+        kind = "NaN" if np.isnan(csr.data[bad[0]]) else "infinity"
+        row = int(np.searchsorted(csr.indptr, bad[0], side="right")) - 1
+        raise ValueError(
+            f"Input {name} contains {kind}: {len(bad)} value(s) are not finite, the first at row "
+            f"{row}, column {int(csr.indices[bad[0]])}; fill or drop them first"
+        )
+    return csr
+
+
 def numbers(name: str, values: Any) -> HostArray:
     """``values`` as an array of real numbers; ``name``: what errors call them.
 

@@ -65,6 +65,11 @@ def to_array(name: str, values: Any) -> HostArray:
     return _array_like(name, values) if convert is None else convert(name, values)
 
 
+def is_sparse(values: Any) -> bool:
+    """Whether it is a sparse matrix of SciPy."""
+    return hasattr(values, "tocsr") and type(values).__module__.startswith("scipy.sparse")
+
+
 def refuse_sparse(name: str, values: Any) -> None:
     """Refuse sparse matrices, SciPy's and those of the device libraries."""
     kind = type(values).__name__

@@ -54,7 +54,9 @@ def learn(spec: NetSpec, X: Any, y: Any) -> NetSpec:
     return replace(spec, classes=labels.learn(spec, y), features=names.of(X))
 
 
-def check(spec: NetSpec, backend: Backend, dtype: str, *sets: Rows) -> list[Rows]:
+def check(
+    spec: NetSpec, backend: Backend, dtype: str, *sets: Rows, sparse: bool = False
+) -> list[Rows]:
     """Check rows for a network that computes on ``backend`` in ``dtype``.
 
     Parameters
@@ -64,6 +66,8 @@ def check(spec: NetSpec, backend: Backend, dtype: str, *sets: Rows) -> list[Rows
     dtype : str
     *sets : Rows
         What the user calls X, y and sample_weight (or None), and perhaps the same for validation.
+    sparse : bool
+        Whether X may be a sparse matrix of SciPy.
 
     Returns
     -------
@@ -75,8 +79,10 @@ def check(spec: NetSpec, backend: Backend, dtype: str, *sets: Rows) -> list[Rows
     ValueError, TypeError
         Naming the argument, what is wrong with it and what to do.
     """
-    there = [_all_to_host_if_foreign(backend, *r) for r in zip(sets, NAMES, strict=False)]
-    known = [_without_reading(spec, dtype, r, p) for r, p in zip(there, NAMES, strict=False)]
+    there = [_all_to_host_if_foreign(backend, *r, sparse) for r in zip(sets, NAMES, strict=False)]
+    known = [
+        _without_reading(spec, dtype, r, p, sparse) for r, p in zip(there, NAMES, strict=False)
+    ]
     features = [r.x for r in known if _on_device(backend, r.x)]
     others = [a for r in known for a in (r.y, r.w) if _on_device(backend, a)]
     sound, copies = _read(backend, dtype, features, others)
@@ -98,10 +104,15 @@ def check(spec: NetSpec, backend: Backend, dtype: str, *sets: Rows) -> list[Rows
     return checked
 
 
-def features(spec: NetSpec, x: Any, name: str = "X") -> Any:
-    """Features as an array of shape (n, inputs); the values are still to be checked."""
+def features(spec: NetSpec, x: Any, name: str = "X", *, sparse: bool = False) -> Any:
+    """Features as an array of shape (n, inputs); the values are still to be checked.
+
+    ``sparse``: whether they may be a sparse matrix of SciPy; the values of one are checked here.
+    """
     names.check(spec.features, x, name)
-    if owner(x) is None:
+    if sparse and containers.is_sparse(x):
+        x = arrays.sparse_rows(name, x)
+    elif owner(x) is None:
         x = arrays.numbers(name, x)
     else:
         _real(x, name)
@@ -143,9 +154,13 @@ def place_targets(spec: NetSpec, backend: Backend, y: Any, dtype: str) -> Array:
     return backend.xp.expand_dims(t, axis=1) if t.ndim == 1 else t
 
 
-def _all_to_host_if_foreign(backend: Backend, rows: Rows, prefix: str) -> Rows:
-    named = zip(_ARGUMENTS, rows, strict=True)
-    return Rows(*(_to_host_if_foreign(backend, prefix + a, v) for a, v in named))
+def _all_to_host_if_foreign(backend: Backend, rows: Rows, prefix: str, sparse: bool) -> Rows:
+    x, *others = (
+        v if a == "X" and sparse and containers.is_sparse(v)
+        else _to_host_if_foreign(backend, prefix + a, v)
+        for a, v in zip(_ARGUMENTS, rows, strict=True)
+    )  # fmt: skip
+    return Rows(x, *others)
 
 
 def _to_host_if_foreign(backend: Backend, name: str, array: Any) -> Any:
@@ -157,10 +172,10 @@ def _to_host_if_foreign(backend: Backend, name: str, array: Any) -> Any:
     return to_host(array)
 
 
-def _without_reading(spec: NetSpec, dtype: str, rows: Rows, prefix: str) -> Rows:
+def _without_reading(spec: NetSpec, dtype: str, rows: Rows, prefix: str, sparse: bool) -> Rows:
     """All checks but those of values that a device holds."""
     x, y, w = rows
-    x = features(spec, x, f"{prefix}X")
+    x = features(spec, x, f"{prefix}X", sparse=sparse)
     n = x.shape[0]
     if owner(y) is None:
         y = targets(spec, y, n, dtype, f"{prefix}y")
@@ -174,7 +189,7 @@ def _without_reading(spec: NetSpec, dtype: str, rows: Rows, prefix: str) -> Rows
     elif w is not None:
         _real(w, f"{prefix}sample_weight")
         checks.one_each(f"{prefix}sample_weight", tuple(w.shape), n)
-    if owner(x) is None:
+    if isinstance(x, np.ndarray):
         checks.finite(f"{prefix}X", x)
     return Rows(x, y, w)
 

@@ -54,10 +54,10 @@ def forward(
     for start in range(0, n, rows):
         # A slice past the end is an error in the Array API; a slice of all rows would be a copy.
         block = X if rows >= n else X[start : min(start + rows, n), :]
-        if check is not None:
-            check(block, start)
         if hasattr(block, "toarray"):
             block = block.toarray()
+        if check is not None:
+            check(block, start)
         with backend.scope():
             yield run(params, to_backend(backend, block, dtype, "X"))
 

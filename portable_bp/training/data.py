@@ -16,6 +16,7 @@ from portable_bp.backend import Backend
 from portable_bp.backend.memory import physical_memory
 from portable_bp.backend.registry import get_backend, owner
 from portable_bp.inputs import checks
+from portable_bp.inputs.containers import is_sparse
 from portable_bp.inputs.transfer import to_backend
 
 ONE_HOT_ENTRIES = 2**24
@@ -195,11 +196,6 @@ class SparseRows:
     def __getitem__(self, rows: HostArray) -> HostArray:
         dense: HostArray = self.csr[rows].toarray()
         return dense
-
-
-def is_sparse(X: Any) -> bool:
-    """Whether X is a sparse matrix of SciPy's."""
-    return hasattr(X, "tocsr")
 
 
 def data_source(

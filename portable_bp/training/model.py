@@ -194,7 +194,7 @@ class Model:
         def evaluated() -> tuple[float, float]:
             with self.backend.scope():
                 given = examples.Rows(X, y, sample_weight)
-                (rows,) = examples.check(self.spec, self.backend, self._dtype, given)
+                (rows,) = examples.check(self.spec, self.backend, self._dtype, given, sparse=True)
             t = examples.place_targets(self.net.spec, get_backend("numpy"), rows.y, "float64")
             by_row, outputs = blocks.losses_and_outputs(
                 self.backend, self.net.equations, self.params, rows.x, np.asarray(t)
@@ -212,7 +212,7 @@ class Model:
                 f"X lives on {foreign.spec_of(X)}, the model on {self.backend.spec}: move one of them, "
                 f"for example model.to({foreign.spec_of(X)!r})"
             )
-        return examples.features(self.spec, X)
+        return examples.features(self.spec, X, sparse=True)
 
     def _guarded(self, X: Any, work: Callable[[], Result]) -> Result:
         def task() -> str:

@@ -75,7 +75,7 @@ def prepare(
     elif validation is not None:
         _check_share(validation)
     dtype = options.dtype
-    rows, *apart = examples.check(spec, backend, dtype, *sets)
+    rows, *apart = examples.check(spec, backend, dtype, *sets, sparse=True)
     labels.warn_if_classes(spec, rows.y)
     if validation is not None and not apart:
         rows, *apart = _split(rows, validation, options.seed)
