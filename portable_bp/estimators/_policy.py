@@ -178,6 +178,7 @@ class ScikitPolicy:
     """
 
     ends: ClassVar[tuple[str, ...]] = ("callback", "converged")
+    report_loss: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -439,6 +440,7 @@ class ScikitPolicy:
         self.state.plateau = (float(rate), recovery.from_number(best), int(waited))
         self.state.learning_rate = float(estimator["learning_rate"])
         self._done = epoch
-        for done in range(epoch):  # the generator makes the shuffles of these epochs again
+        # The generator makes the shuffles of these epochs again, but no more than this run would.
+        for done in range(min(epoch, self.epochs)):
             self.order(done)
         self._publish()

@@ -18,7 +18,7 @@ from portable_bp.equations.schedules import Schedule
 from portable_bp.estimators._policy import Judge, ScikitPolicy
 from portable_bp.persistence.checkpoints import CheckpointDirectory
 from portable_bp.training import recovery
-from portable_bp.training.checkpointing import Checkpointing
+from portable_bp.training.checkpointing import Checkpointing, newest
 from portable_bp.training.options import check_saving
 from portable_bp.training.trainer import Trainer
 
@@ -70,7 +70,7 @@ class Saving:
         # Without a seed scikit-learn draws from NumPy's global generator, which is not ours to set.
         source = np.random.RandomState() if random_state is None else random_state
         random: np.random.RandomState = check_random_state(source)
-        checkpoint = self._directory.latest() if self.resume else None
+        checkpoint = newest(self._directory) if self.resume else None
         saved: Any = None if checkpoint is None else checkpoint.metadata.get("estimator")
         if saved is not None:
             keys, *rest = saved["random_state"]

@@ -108,6 +108,29 @@ TABULAR = record(
     }
 )
 
+ESTIMATOR = record(
+    {
+        "progress": record(
+            {
+                "loss_": nullable(number(finite=False)),
+                "loss_curve_": listing(number()),
+                "best_loss_": nullable(number(finite=False)),
+                "n_iter_": integer(),
+                "t_": integer(high=2**63 - 1),
+                "validation_scores_": nullable(listing(number(finite=False))),
+                "best_validation_score_": nullable(number(finite=False)),
+                "validation_loss_curve_": nullable(listing(number(finite=False))),
+                "_no_improvement_count": integer(),
+            }
+        ),
+        "learning_rate": number(0),
+        "random_state": row(
+            listing(integer(0, 2**32 - 1), minimum=624), integer(0, 624), integer(0, 1), number()
+        ),
+    }
+)
+"""What a scikit-learn estimator keeps beside: its fitted attributes, and its generator's start."""
+
 CHECKPOINT = record(
     {
         "kind": choice("checkpoint"),
@@ -124,7 +147,7 @@ CHECKPOINT = record(
         "history": history,
         "watchers": listing(anything),
     },
-    {"estimator": mapping(anything)},
+    {"estimator": ESTIMATOR},
 )
 
 _KINDS = {"model": MODEL, "tabular": TABULAR, "checkpoint": CHECKPOINT}
@@ -299,6 +322,9 @@ def _check_checkpoint(arrays: Mapping[str, HostArray], metadata: Mapping[str, An
         raise ValueError(f"the history has {len(metadata['history'])} epochs, after {epoch}")
     if best is not None and (best[1] > epoch or best[0] != best[0]):
         raise ValueError(f"best is {shown(best)} after {epoch} epochs")
+    estimator = metadata.get("estimator")
+    if estimator is not None and len(estimator["random_state"][0]) != 624:
+        raise ValueError("the state of the random generator has too many words")
     losses = arrays.get("losses")
     if losses is None or losses.dtype != "float64" or losses.shape not in ((0,), (in_epoch,)):
         raise ValueError(f"array 'losses' must hold the losses of {in_epoch} steps in float64")

@@ -121,8 +121,9 @@ class Preparation:
         with np.errstate(over="ignore"):
             x -= self.mean
             x /= self.scale
-        if not np.isfinite(x).all():
-            row, column = (int(i) for i in np.argwhere(~np.isfinite(x))[0])
+        far = ~(np.abs(x) <= np.finfo(np.float32).max)  # of no dtype that networks have
+        if far.any():
+            row, column = (int(i) for i in np.argwhere(far)[0])
             raise DataError(
                 f"{table.source}, {table.place(row)}: column {shown(self.features[column])} is too far "
                 "from the training data"

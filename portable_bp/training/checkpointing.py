@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 from portable_bp._tree import leaves
 from portable_bp._typing import HostArray, Params, Tree
 from portable_bp.errors import CheckpointError
 from portable_bp.persistence import documents
+from portable_bp.persistence.checkpoints import Checkpoint, CheckpointDirectory
 from portable_bp.training import recovery
 from portable_bp.training.trainer import UNLIMITED, Trainer
-
-if TYPE_CHECKING:
-    from portable_bp.persistence.checkpoints import CheckpointDirectory
 
 SIGNAL_STEPS, SIGNAL_WORK = 500, 10**11
 """With a checkpoint directory, at most so many steps, and at most about so many multiplications and
@@ -25,6 +23,10 @@ class Resumable(Protocol):
     """A policy that a checkpoint can hold."""
 
     epochs: int
+
+    @property
+    def report_loss(self) -> bool:
+        """Whether the steps report their losses."""
 
     @property
     def ends(self) -> tuple[str, ...]:
@@ -42,6 +44,28 @@ class Resumable(Protocol):
 
     def restore(self, metadata: Mapping[str, Any], epoch: int, steps: int) -> None:
         """Go on from what a checkpoint keeps, after so many epochs and steps."""
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """A ValueError within the block is a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"the checkpoint does not hold what a run needs: {error}") from error
+
+
+def newest(directory: CheckpointDirectory) -> Checkpoint | None:
+    """The newest checkpoint of a run, once its contents have been checked; None without any."""
+    checkpoint = directory.latest()
+    if checkpoint is not None:
+        if checkpoint.metadata.get("kind") != "checkpoint":
+            raise CheckpointError("the file is a model, not the checkpoint of a run")
+        with _refusing():
+            documents.check(checkpoint.arrays, checkpoint.metadata)
+    return checkpoint
 
 
 class Checkpointing:
@@ -123,25 +147,17 @@ class Checkpointing:
         ``state``: one of the form of the checkpoint's.
         """
         directory = self._directory
-        checkpoint = directory.latest() if resume or directory.steps() else None
-        if checkpoint is None:
-            return
         if not resume:
-            raise CheckpointError(
-                f"{directory.path} holds the checkpoints of a run already: pass resume=True to go "
-                "on with it, or another directory"
-            )
-        arrays, metadata = checkpoint.arrays, checkpoint.metadata
-        if metadata.get("kind") != "checkpoint":
-            raise CheckpointError("the file is a model, not the checkpoint of a run")
-        try:
-            self._load(trainer, state, arrays, metadata)
-        except CheckpointError:
-            raise
-        except ValueError as error:
-            raise CheckpointError(
-                f"the checkpoint does not hold what a run needs: {error}"
-            ) from error
+            if directory.steps():
+                raise CheckpointError(
+                    f"{directory.path} holds the checkpoints of a run already: pass resume=True to "
+                    "go on with it, or another directory"
+                )
+            return
+        checkpoint = newest(directory)
+        if checkpoint is not None:
+            with _refusing():
+                self._load(trainer, state, checkpoint.arrays, checkpoint.metadata)
 
     def _load(
         self,
@@ -150,7 +166,6 @@ class Checkpointing:
         arrays: Mapping[str, HostArray],
         metadata: Mapping[str, Any],
     ) -> None:
-        documents.check(arrays, metadata)
         recovery.agree(metadata["run"], self._identity)
         epoch, in_epoch, steps = (metadata[name] for name in ("epoch", "in_epoch", "steps"))
         if steps != epoch * trainer.per_epoch + in_epoch or in_epoch > trainer.per_epoch:
@@ -159,6 +174,8 @@ class Checkpointing:
             )
         self._policy.restore(metadata, epoch, steps)
         losses = arrays["losses"]
+        if len(losses) != (in_epoch if self._policy.report_loss else 0):
+            raise ValueError(f"it has the losses of {len(losses)} steps after {in_epoch}")
         backend = trainer.backend
         with backend.scope():
             if metadata["best"] is not None:

@@ -29,6 +29,7 @@ from portable_bp import (
     datasets,
     tabular,
 )
+from portable_bp.estimators import MLPRegressor
 from portable_bp.persistence import container
 
 X = np.random.default_rng(1).normal(size=(12, 3))
@@ -229,11 +230,40 @@ def use_run(path):
     return use
 
 
+def fit_estimator(directory, **options):
+    est = MLPRegressor(
+        hidden_layer_sizes=(4,), max_iter=2, batch_size=4, random_state=0, early_stopping=True,
+        validation_fraction=0.3,
+    )  # fmt: skip
+    with warnings.catch_warnings(), suppress(DivergenceError):
+        # Too few epochs, scores of -inf by a huge rate, and a checkpoint that is skipped: an error
+        # follows the last, since it is the only one.
+        warnings.simplefilter("ignore", UserWarning)
+        return est.fit(X, Y, checkpoint=directory, checkpoint_keep=9, **options)
+
+
+def estimator_contents(tmp_path):
+    fit_estimator(tmp_path / "estimator", checkpoint_every=3)
+    return container.read(tmp_path / "estimator" / "ckpt-0000000003.safetensors")
+
+
+def use_estimator(path):
+    def use():
+        for other in path.parent.glob("ckpt-*"):
+            if other != path:
+                other.unlink()
+        est = fit_estimator(path.parent, resume=True)
+        assert est is None or len(est.predict(X)) == len(X)
+
+    return use
+
+
 def sweep(tmp_path, report, n, seed, name="more "):
     for kind, contents, use, share in [
         ("model", model_contents, use_model, 9),
-        ("tabular model", tabular_contents, use_tabular, 9),
+        ("tabular model", tabular_contents, use_tabular, 8),
         ("checkpoint", run_contents, use_run, 2),
+        ("checkpoint of an estimator", estimator_contents, use_estimator, 1),
     ]:
         folder = tmp_path / kind
         folder.mkdir()

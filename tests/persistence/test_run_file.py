@@ -12,6 +12,7 @@ import pytest
 
 import portable_bp
 from portable_bp import CheckpointError, EarlyStopping, schedules
+from portable_bp.estimators import MLPRegressor
 from portable_bp.persistence import container
 
 X = np.random.default_rng(1).normal(size=(20, 3))
@@ -125,6 +126,7 @@ def test_claims_that_agree_with_each_other_are_measured_by_the_run(middle, tmp_p
         (lambda a, m: a.update(surprise=np.zeros(3)), "unknown array 'surprise'"),
         (lambda a, m: a.pop("state/0/0/0"), "no array"),
         (lambda a, m: a.update(losses=np.zeros(3)), "losses of 2 steps"),
+        (lambda a, m: a.update(losses=np.zeros(0)), "losses of 0 steps after 2"),
         (lambda a, m: a.update(losses=np.zeros(2, "f4")), "in float64"),
         (lambda a, m: a.update(losses=np.zeros((2, 1))), "in float64"),
         (lambda a, m: a.pop("losses"), "losses"),
@@ -152,3 +154,56 @@ def test_what_is_wrong_is_said(middle, change, words, tmp_path):
     with pytest.raises(CheckpointError, match=words) as caught:
         resume(tmp_path, arrays, metadata)
     assert len(str(caught.value)) < 1000
+
+
+def estimator():
+    return MLPRegressor(
+        hidden_layer_sizes=(4,), max_iter=3, batch_size=4, random_state=0, tol=0.0,
+        n_iter_no_change=9,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("estimator")
+    fit_estimator(directory)
+    return container.read(directory / "ckpt-0000000007.safetensors")
+
+
+def fit_estimator(directory, **options):
+    with pytest.warns(Warning, match="Maximum iterations"):
+        return estimator().fit(
+            X, Y, checkpoint=directory, checkpoint_every=7, checkpoint_keep=9, **options
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda e: e.pop("progress"), "lacks 'progress'"),
+        (lambda e: e.update(surprise=1), "unknown key"),
+        (lambda e: e["progress"].update(loss_="low"), "loss_"),
+        (lambda e: e["progress"].update(loss_curve_=[None]), "loss_curve_"),
+        (lambda e: e["progress"].update(n_iter_=10**12), "n_iter_"),
+        (lambda e: e["progress"].update(n_iter_=2), "progress of 1 epochs"),
+        (lambda e: e["progress"].update(t_=-1), "t_"),
+        (lambda e: e["progress"].update(_no_improvement_count=1.5), "_no_improvement_count"),
+        (lambda e: e.update(learning_rate=10**400), "learning_rate"),
+        (lambda e: e.update(random_state=None), "random_state"),
+        (lambda e: e["random_state"].pop(), "random_state"),
+        (lambda e: e["random_state"].__setitem__(0, [1] * 623), "at least 624"),
+        (lambda e: e["random_state"].__setitem__(0, [1] * 625), "too many words"),
+        (lambda e: e["random_state"].__setitem__(0, [2**32] * 624), "from 0 to 4294967295"),
+        (lambda e: e["random_state"].__setitem__(1, 625), "from 0 to 624"),
+    ],
+)
+def test_the_state_of_an_estimator(fitted, change, words, tmp_path):
+    arrays, metadata = copy.deepcopy(fitted)
+    container.write(tmp_path / "ckpt-0000000007.safetensors", arrays, metadata)
+    assert fit_estimator(tmp_path, resume=True).n_iter_ == 3
+    for path in tmp_path.glob("ckpt-*"):
+        path.unlink()
+    change(metadata["estimator"])
+    container.write(tmp_path / "ckpt-0000000007.safetensors", arrays, metadata)
+    with pytest.raises(CheckpointError, match=words):
+        estimator().fit(X, Y, checkpoint=tmp_path, resume=True)
