@@ -43,14 +43,14 @@ def info(as_json: bool) -> int:
     if as_json:
         shell.print_json(report)
         return 0
-    click.echo(f"portable_bp {__version__}, Python {report['python']}, {report['platform']}, "
+    print(f"portable_bp {__version__}, Python {report['python']}, {report['platform']}, "
                f"{report['cpus']} CPUs\n")  # fmt: skip
     for row in rows:
         usable = ", ".join(row["devices"]) or f"not usable: {row['why_not']}"
-        click.echo(f"{row['name']:<8}{row['version'] or '-':<14}{usable}")
-    click.echo(f"\nauto: {chosen} ({why})")
+        print(f"{row['name']:<8}{row['version'] or '-':<14}{usable}")
+    print(f"\nauto: {chosen} ({why})")
     if report[VARIABLE]:
-        click.echo(f"{VARIABLE}: {report[VARIABLE]}")
+        print(f"{VARIABLE}: {report[VARIABLE]}")
     return 0
 
 
@@ -66,7 +66,7 @@ def explain(as_json: bool, html: Path | None) -> int:
         shell.check_target(html)
         with shell.failing(html):
             atomic.write(html, explorer.page().encode())
-        click.echo(f"wrote {html}: open it in a browser")
+        print(f"wrote {html}: open it in a browser")
         return 0
     specs = worked_example.usable_backends()
     runs = [
@@ -76,7 +76,7 @@ def explain(as_json: bool, html: Path | None) -> int:
     if as_json:
         shell.print_json({"examples": [[t.as_dict() for t in traces] for traces in runs]})
     else:
-        click.echo("\n\n".join(worked_example.report(traces) for traces in runs))
+        print("\n\n".join(worked_example.report(traces) for traces in runs))
     return 0
 
 

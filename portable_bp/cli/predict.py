@@ -68,7 +68,7 @@ def predict(
     if table.note and not quiet:
         shell.say(f"note: {table.source}: {table.note}")
     if output is None and not quiet:
-        click.echo(text, nl=False)
+        print(text, end="")
     shell.console(quiet or output is None).print(f"wrote {shell.printable(str(output))}")
     return 0
 

@@ -67,7 +67,7 @@ def run(command: click.Command, arguments: Sequence[str] | None) -> int:
 
 def say(message: str) -> None:
     """Print one line on stderr."""
-    click.echo(f"portable-bp: {printable(' '.join(message.split()))}", err=True)
+    print(f"portable-bp: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -150,7 +150,7 @@ def check_target(path: Path | None, *others: str | Path) -> None:
 
 def print_json(value: Any) -> None:
     """Print one line of JSON."""
-    click.echo(to_json(value))
+    print(to_json(value))
 
 
 def to_json(value: Any, **options: Any) -> str:

@@ -158,7 +158,8 @@ class Preparation:
         array of shape (n,)
             What it stands for, float64.
         """
-        values: HostArray = outputs.astype(np.float64) * self.target_scale + self.target_mean
+        with np.errstate(over="ignore"):  # a prediction beyond all numbers is infinite
+            values: HostArray = outputs.astype(np.float64) * self.target_scale + self.target_mean
         return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import io
 import json
@@ -625,6 +626,111 @@ def test_a_checkpoint_directory_of_another_run(call, right):
     refused(call, *command, "--resume", "--seed", "1", words=["another run"])
     with CheckpointDirectory("run"):
         refused(call, *command, "--resume", words=["another run", "process"])
+
+
+# ------------------------------------------------------- terminals, JSON, headers, standard input
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_terminal_that_lacks_a_character_gets_it_escaped(monkeypatch, encoding):
+    kinds = np.where(COLUMNS["size"] > COLUMNS["age"], "wei\u00df", "\u03b4elta")
+    write_csv("t.csv", kind=kinds)
+    for command in (
+        ["train", "t.csv", "--target", "kind", *QUICK, "--drop", "price"],
+        ["predict", "model.safetensors", "t.csv"],
+        ["predict", "model.safetensors", "t.csv", "--output", "\u03b4.csv"],
+        ["train", "no \u03b4.csv"],
+        ["info"],
+    ):
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        code = cli.run(command)
+        assert out.errors == err.errors == "strict", "as it was before"
+        shown = [
+            stream.buffer.getvalue().decode(encoding) for stream in (out, err) if not stream.flush()
+        ]
+        if command[0] == "info":
+            assert (code, shown[1]) == (0, "")
+            continue
+        bad = command[1].startswith("no")
+        assert code == (2 if bad else 0)
+        delta = "\u03b4" if encoding == "utf-8" else "\\u03b4"
+        assert delta in shown[bad]
+    assert "\u03b4elta" in Path("\u03b4.csv").read_text("utf-8")  # a file is always UTF-8
+
+
+def test_a_pipe_that_is_not_utf8():
+    write_csv("t.csv", kind=np.where(COLUMNS["size"] > 0, "wei\u00df", "\u03b4elta"), price=None)
+    done = subprocess.run(
+        [sys.executable, "-m", "portable_bp", "train", "t.csv", "--target", "kind", *QUICK],
+        capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "\\u03b4elta" in done.stdout.decode("cp1252")
+
+
+def strict_json(text):
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_without_infinity(right):
+    extreme = np.resize([1e200, -1e200, 3.5], N)
+    write_csv("t.csv", price=extreme)
+    options = ("--target", "price", "--task", "regression", "--json", *QUICK)
+    report = strict_json(right("train", "t.csv", *options))
+    assert 1e199 < report["test_mae"] <= report["test_rmse"] < 1e202
+    model = tabular.load("model.safetensors")
+    vast = dataclasses.replace(model.preparation, target_scale=1e308, target_mean=1e308)
+    tabular.TabularModel(vast, model.model).save("vast")
+    predictions = strict_json(right("predict", "vast", "t.csv", "--json"))["predictions"]
+    assert None in predictions
+    assert "inf" in right("predict", "vast", "t.csv")
+
+
+def test_json_of_every_command(right, monkeypatch):
+    monkeypatch.setattr(equivalence, "CHECKS", {"transfers": equivalence.CHECKS["transfers"]})
+    strict_json(right("info", "--json"))
+    right("check", "--backend", "numpy", "--quiet", "--json", "r.json")
+    strict_json(Path("r.json").read_text())
+
+
+def test_header_and_no_header(call, right):
+    years = "".join(f"{i % 7},{i % 5},{i % 3},{i % 2}\n" for i in range(N))
+    Path("t.csv").write_text("1990,1991,1992,1993\n" + years)
+    words = ["t.csv", "line 1", "--header or --no-header"]
+    refused(call, "train", "t.csv", "--target", "1993", *QUICK, words=words)
+    told = json.loads(right("train", "t.csv", "--header", "--target", "1993", "--json", *QUICK))
+    assert sum(told["rows"].values()) == N
+    refused(call, "predict", "model.safetensors", "t.csv", words=words)
+    lines = right("predict", "model.safetensors", "t.csv", "--header").splitlines()
+    assert (lines[0], len(lines)) == ("1993", N + 1)
+    told = json.loads(right("train", "t.csv", "--no-header", "--target", "2", "--json", *QUICK))
+    assert sum(told["rows"].values()) == N + 1
+    assert "no header" in told["note"]
+    refused(call, "train", "digits", "--header", words=["CSV"])
+
+
+def test_what_was_assumed_is_told(call, right):
+    Path("t.csv").write_text("".join(f"{i % 7};{i % 2}\n" for i in range(N)))
+    out = right("train", "t.csv", "--target", "1", *QUICK)
+    assert "(no header: columns are called 0, 1, ...; cells are separated by ';')" in out
+    code, out, err = call("predict", "model.safetensors", "t.csv")
+    assert (code, out.count("\n")) == (0, N + 1)
+    assert err.startswith("portable-bp: note: t.csv: no header")
+    assert call("predict", "model.safetensors", "t.csv", "--quiet")[2] == ""
+
+
+@pytest.mark.parametrize("source", ["-", "/dev/stdin"])
+def test_standard_input(right, monkeypatch, source):
+    """As in ``zcat table.csv.gz | portable-bp train -``."""
+    content = Path(write_csv()).read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    report = json.loads(right("train", source, "--target", "price", "--json", *QUICK))
+    assert report["source"] == "standard input"
 
 
 # ------------------------------------------------------------------------ info, explain, check

@@ -8,8 +8,10 @@ import zipfile
 from contextlib import suppress
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from portable_bp import tabular
 from portable_bp.datasets import DataError, load
 from portable_bp.tables import limits
 
@@ -152,6 +154,103 @@ def test_parquet(tmp_path):
     for name in ("when", "parts"):
         with pytest.raises(DataError, match=f"'{name}' holds neither numbers nor text"):
             table.column(name)
+
+
+TEXT_KINDS = ["string", "large_string", "string_view"]
+
+
+@pytest.mark.parametrize("store_schema", [True, False])
+@pytest.mark.parametrize("kind", [*TEXT_KINDS, *(f"dictionary of {k}" for k in TEXT_KINDS[:2])])
+def test_every_kind_of_text_in_arrow(tmp_path, kind, store_schema):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    values = pa.array(["a", "b", None] * 20).cast(getattr(pa, kind.split()[-1])())
+    if kind.startswith("dictionary"):
+        values = values.dictionary_encode()
+    table = pa.table({"x": [*range(60)], "y": values})
+    parquet.write_table(table, tmp_path / "t.parquet", store_schema=store_schema, row_group_size=7)
+    assert load(str(tmp_path / "t.parquet")).columns["y"].tolist() == ["a", "b", None] * 20
+
+
+def test_text_stored_as_differences_and_in_many_groups(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    cells = [f"customer {i}" if i % 3 else None for i in range(500)]
+    parquet.write_table(
+        pa.table({"a.b": cells, "a": [*range(500)]}), tmp_path / "t.parquet", row_group_size=11,
+        use_dictionary=False, column_encoding={"a.b": "DELTA_BYTE_ARRAY", "a": "PLAIN"},
+    )  # fmt: skip
+    table = load(str(tmp_path / "t.parquet"))
+    assert table.columns["a.b"].tolist() == cells
+    assert table.numbers(["a"]).ravel().tolist() == [*range(500)]
+
+
+def test_categories_of_numbers(tmp_path):
+    import pyarrow as pa
+
+    codes = pa.array([3, 1, 3], pa.int64()).dictionary_encode()
+    assert load(parquet(tmp_path, a=codes)).column("a").tolist() == [3, 1, 3]
+
+
+def test_long_decimals_stay_different_labels(tmp_path):
+    from decimal import Decimal
+
+    ids = [Decimal("12345678901234567890"), Decimal("12345678901234567891")]
+    table = load(parquet(tmp_path, x=[*range(60)], y=ids * 30))
+    classes = tabular.prepare(table, "y", "classification").preparation.classes
+    assert classes == ("12345678901234567890", "12345678901234567891")
+    table = load(parquet(tmp_path, x=[*range(60)], y=[Decimal("0.00"), Decimal("1.00")] * 30))
+    assert tabular.prepare(table, "y").preparation.classes == (0, 1)
+
+
+def indexes():
+    ids = np.arange(60) * 7
+    return {
+        "no name": pd.Index(ids),
+        "range": None,
+        "range with a name": pd.RangeIndex(60, name="row"),
+        "a name": pd.Index(ids, name="customer_id"),
+        "text": pd.Index([f"c{i}" for i in ids], name="customer"),
+        "dates": pd.date_range("2024", periods=60, name="day"),
+        "two levels": pd.MultiIndex.from_arrays([ids, ids % 2], names=["a", None]),
+    }
+
+
+@pytest.mark.parametrize("name", indexes())
+def test_an_index_that_pandas_stored_is_not_learnt_from(tmp_path, name):
+    import pyarrow.parquet as pq
+
+    frame = pd.DataFrame({"x": np.arange(60.0), "y": np.arange(60) % 2}, index=indexes()[name])
+    for stored in (None, True, False):
+        frame.to_parquet(tmp_path / "t.parquet", index=stored)
+        table = load(str(tmp_path / "t.parquet"))
+        assert tabular.prepare(table, "y").preparation.features == ("x",)
+        assert ("index" in table.note) == (
+            len(pq.read_schema(tmp_path / "t.parquet").names) > 2  # it was stored as a column
+        )
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b"",
+        b"[",
+        b"[" * 100_000,
+        b"7",
+        b'{"index_columns": 7}',
+        b'{"index_columns": [["y"]]}',
+        b"\xff",
+    ],
+)
+def test_hostile_metadata_of_pandas(tmp_path, metadata):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table({"x": [1, 2], "y": [0, 1]}).replace_schema_metadata({b"pandas": metadata})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    assert [*load(str(tmp_path / "t.parquet")).columns] == ["x", "y"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import portable_bp
@@ -81,6 +82,54 @@ def test_labels_are_kept(values, classes):
 
 
 @pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (text("up", 1), "row 1: column 'y' mixes values of different types, such as 'up' and 1"),
+        (text(1, "up"), "row 1: column 'y' mixes"),
+        (text("up", float("nan")), "row 1: column 'y' has a missing value"),
+        (text(1, None), "row 1: column 'y' has a missing value"),
+        (text("up", pd.NA), "row 1: column 'y' has a missing value"),
+        (text(b"up", b"down"), "mixes|neither"),
+        (np.asarray([b"up", b"down"]), "neither numbers nor text"),
+        (np.zeros((2, 2)), "'y' has the shape"),
+        (np.asarray([1 + 0j, 2]), "neither numbers nor text"),
+    ],
+)
+def test_columns_of_mixed_and_missing_values(values, words):
+    columns = {"x": np.zeros(60), "y": np.concatenate([values] * 30)}
+    with pytest.raises(DataError, match=words):
+        prepare(Table("t", columns), "y")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["up", "down"] * 30,
+        np.asarray(["up", "down"] * 30),
+        np.asarray(["up", "down"] * 30, np.dtypes.StringDType()),
+        pd.Series(["up", "down"] * 30),
+        pd.Series(["up", "down"] * 30, dtype="category"),
+    ],
+)
+def test_text_of_every_container(values):
+    table = Table("t", {"x": range(60), "y": values})
+    assert prepare(table, "y").preparation.classes == ("down", "up")
+
+
+def test_objects_that_are_all_numbers_are_numbers():
+    values = text(*[2**60, 2**60 + 1] * 30)
+    ready = prepare(Table("t", {"x": np.arange(60), "y": values}), "y", "classification")
+    assert ready.preparation.classes == (2**60, 2**60 + 1)
+
+
+def test_columns_of_other_lengths_and_names():
+    with pytest.raises(DataError, match="'b' has 3 rows, the first has 2"):
+        Table("t", {"a": [1, 2], "b": [1, 2, 3]})
+    with pytest.raises(DataError, match="name of a column must be text, not 7"):
+        Table("t", {7: [1, 2]})
+
+
+@pytest.mark.parametrize(
     ("table", "options", "words"),
     [
         (pets(kind=text(*["cat"] * 60)), {"target": "kind"}, "every row has the class 'cat'"),
@@ -133,6 +182,54 @@ def test_each_feature_is_brought_to_mean_0_and_deviation_1_of_the_training_rows(
     assert not ready.X[:, 6:].any()
     assert ready.preparation.scale[6:].tolist() == [1, 1]
     assert abs(ready.X[ready.parts.test].mean(axis=0)[:6]).max() > 1e-3  # their mean is not used
+
+
+def rounded(values, dtype=float, n=300):
+    return np.resize(np.asarray(values, dtype), n)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        rounded([0.3, 0.1 + 0.2]),
+        rounded([1e9 * (0.1 + 0.2), 0.3e9]),
+        rounded([0.1, np.nextafter(np.float32(0.1), np.float32(1))], np.float32),
+        rounded([0.1, np.nextafter(np.float16(0.1), np.float16(1))], np.float16),
+        np.diff(0.1 * np.arange(301)),
+        rounded([1 / 3, 1 - 2 / 3]),
+        rounded([7]),
+        text(*["0.3", "0.30000000000000004"] * 150),
+    ],
+    ids=["0.3", "large", "float32", "float16", "differences", "thirds", "integers", "text"],
+)
+def test_a_column_that_is_constant_but_for_rounding_is_not_scaled(column):
+    """scikit-learn's StandardScaler takes scale 1 for most of these; none may blow up later."""
+    x = RNG.normal(size=300)
+    p = prepare(Table("t", {"x": x, "c": column, "y": 2 * x + 1}), "y").preparation
+    assert p.scale[1] == 1
+    new = Table("new", {"x": [0.5] * 2, "c": [float(column[0]), float(column[0]) + 0.01]})
+    np.testing.assert_allclose(p.inputs(new)[:, 1], [0, 0.01], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        rounded([10**12, 10**12 + 1], np.int64),
+        rounded([1.7e9, 1.7e9 + 1]),
+        rounded([1e-310, 2e-310]),
+        rounded([1, 1 + 1e-9]),
+        rounded([2000, 2000.5], np.float32),
+    ],
+)
+def test_a_column_that_varies_a_little_is_scaled(column):
+    ready = prepare(Table("t", {"c": column, "y": RNG.normal(size=300)}), "y")
+    assert ready.X[ready.parts.train].std() == pytest.approx(1, rel=1e-3)
+
+
+def test_a_target_that_is_constant_but_for_rounding():
+    y = rounded([0.3, 0.1 + 0.2])
+    p = prepare(Table("t", {"x": RNG.normal(size=300), "y": y}), "y").preparation
+    assert p.target_scale == 1
 
 
 def test_pixels_share_one_unit():
