@@ -278,7 +278,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """
         self._validate_params()
         if classes is not None or not hasattr(self, "classes_"):
-            self._check_classes(to_host(y), to_host(classes), home_of(X))
+            known = (
+                None if classes is None else _input.targets(classes, numeric=False, name="classes")
+            )
+            self._check_classes(_input.targets(y, numeric=False), known, home_of(X))
         return self._fit(X, y, sample_weight, incremental=True)
 
     def _check_classes(self, y: Any, classes: Any, home: Backend) -> None:
@@ -294,7 +297,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if classes is None:
             if not multilabel:
                 raise ValueError("classes must be passed on the first call to partial_fit.")
-            classes = np.arange(y.shape[1] if hasattr(y, "shape") else len(y[0]))
+            classes = np.arange(y.shape[1])
         self._set_classes(unique_labels(classes), multilabel, scipy.sparse.issparse(y), home)
 
     def _set_classes(
@@ -319,7 +322,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         return X, self._encoded(y, home, incremental)
 
     def _held_targets(self, y: Any, n: int) -> HostArray:
-        y = _input.host_targets(self, y, n, numeric=False)
+        y = _input.host_targets(self, y, n, numeric=False, name="validation y")
         self._refuse_unseen(y)
         return self._indicators(y)
 
@@ -517,7 +520,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         sample_weight : array-like of shape (n_samples,), default=None
         """
         predicted = to_host(self.predict(X))
-        return float(accuracy_score(to_host(y), predicted, sample_weight=to_host(sample_weight)))
+        weights = _input.sample_weights(sample_weight, predicted.shape[0])
+        true = _input.targets(y, numeric=False)
+        return float(accuracy_score(true, predicted, sample_weight=weights))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -38,7 +38,7 @@ def host_features_and_targets(
 ) -> tuple[Any, HostArray]:
     """X and y from the host's memory, of the same length; y (n,) or (n, k)."""
     array = _numbers("X", X)
-    y = _targets(y, numeric=numeric)
+    y = targets(y, numeric=numeric)
     array, y = check_X_y(
         array, y, accept_sparse=["csr", "csc"], multi_output=True, y_numeric=numeric, dtype=_FLOATS,
         estimator=est,
@@ -63,11 +63,12 @@ def _numbers(name: str, values: Any) -> Any:
     return array
 
 
-def _targets(y: Any, *, numeric: bool) -> Any:
-    """Targets through the gate; sparse labels and None are left to scikit-learn."""
+def targets(y: Any, *, numeric: bool, name: str = "y") -> Any:
+    """Targets of any library, on the host; sparse labels and None are left to scikit-learn."""
+    y = to_host(y)
     if y is None or scipy.sparse.issparse(y):
         return y
-    return _numbers("y", y) if numeric else arrays.labels("y", y)
+    return _numbers(name, y) if numeric else arrays.labels(name, y)
 
 
 def _all_sparse(values: Any) -> bool:
@@ -125,15 +126,15 @@ def device_targets(y: Any, n: int, backend: Backend) -> Any:
     return y
 
 
-def host_targets(est: Any, y: Any, n: int, *, numeric: bool) -> HostArray:
-    """Targets from the host's memory for an X that is somewhere else."""
+def host_targets(est: Any, y: Any, n: int, *, numeric: bool, name: str = "y") -> HostArray:
+    """Targets from the host's memory for an X that is somewhere else; ``name``: what errors call y."""
     if y is None:
         raise ValueError(
             f"This {type(est).__name__} estimator requires y to be passed, but the target y is None."
         )
-    y = _targets(y, numeric=numeric)
+    y = targets(y, numeric=numeric, name=name)
     y = validate_data(est, y=y, multi_output=True, y_numeric=numeric, reset=False)
-    checks.same_length("y", y.shape[0], n)
+    checks.same_length(name, y.shape[0], n)
     return _one_column(y)
 
 
@@ -147,13 +148,13 @@ def float_dtype(X: Any, backend: Backend) -> str:
     return backend.widest_float
 
 
-def sample_weights(values: Any, n: int) -> HostArray | None:
+def sample_weights(values: Any, n: int, name: str = "sample_weight") -> HostArray | None:
     """Weights as float64 on the host, shape (n,): finite, not negative, not all zero."""
     if values is None:
         return None
     if isinstance(values, numbers.Number):
         values = np.full(n, values)
-    return checks.sample_weight(arrays.numbers("sample_weight", to_host(values)), n)
+    return checks.sample_weight(arrays.numbers(name, to_host(values)), n, name)
 
 
 def classification_labels(y: HostArray) -> None:

@@ -268,7 +268,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         return X, self._targets(y, home_of(y))
 
     def _held_targets(self, y: Any, n: int) -> HostArray:
-        y = _input.host_targets(self, y, n, numeric=True)
+        y = _input.host_targets(self, y, n, numeric=True, name="validation y")
         targets: HostArray = self._targets(y, home_of(y))
         return targets
 
@@ -279,7 +279,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             if y.ndim == 1:
                 y = xp.expand_dims(y, axis=1)
             if self._loss().target == "count" and float(home.to_numpy(xp.min(y))) < 0:
-                raise ValueError("y must not be negative for loss='poisson'")
+                raise ValueError(f"y must not be negative for loss={self._loss().name!r}")
             if levels > 1:
                 y = xp.reshape(xp.stack([y] * levels, axis=2), (y.shape[0], -1))
         fitted = getattr(self, "coefs_", None) and hasattr(self, "n_outputs_")
@@ -368,7 +368,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         sample_weight : array-like of shape (n_samples,), default=None
         """
         predicted = to_host(self.predict(X))
-        return float(r2_score(to_host(y), predicted, sample_weight=to_host(sample_weight)))
+        weights = _input.sample_weights(sample_weight, predicted.shape[0])
+        true = _input.targets(y, numeric=True)
+        return float(r2_score(true, predicted, sample_weight=weights))
 
     # --- scikit-learn's own -----------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 
 from portable_bp._typing import HostArray, Params
@@ -60,7 +61,7 @@ def hold_out(
     held_rows, left = _part(rows, held), _part(rows, train)
     for part, which in ((held_rows, "held-out rows"), (left, "rows that are left")):
         checks.some_weight(part.weights, which, f"validation_fraction={est.validation_fraction}")
-    judge = _judge(est, place, dtype, held_rows, lambda: _take(to_host(raw_y), held))
+    judge = _judge(est, place, dtype, held_rows, lambda: _raw_targets(est, raw_y)[held])
     return judge, left
 
 
@@ -82,8 +83,10 @@ def _given(est: Any, place: Place, dtype: str, validation_data: Any) -> Judge:
     est._same_home(X, home_of(X), "fit", place.home, "validation_data")
     X = est._features(X, place.home)
     targets = est._held_targets(to_host(y), X.shape[0])
-    weights = _input.sample_weights(w[0] if w else None, X.shape[0])
-    return _judge(est, place, dtype, TrainingRows(X, targets, weights), lambda: to_host(y))
+    weights = _input.sample_weights(w[0] if w else None, X.shape[0], "validation sample_weight")
+    return _judge(
+        est, place, dtype, TrainingRows(X, targets, weights), lambda: _raw_targets(est, y)
+    )
 
 
 def _judge(
@@ -117,6 +120,6 @@ def _scorer(
     return score
 
 
-def _take(y: Any, index: HostArray) -> Any:
-    """Rows of targets, whatever holds them."""
-    return y[index] if hasattr(y, "tocsr") else np.asarray(y)[index]
+def _raw_targets(est: Any, y: Any) -> Any:
+    """Targets as the user's scorer takes them, on the host."""
+    return _input.targets(y, numeric=not is_classifier(est))

@@ -35,7 +35,7 @@ def library_of(values: Any) -> str:
 
 def is_frame(values: Any) -> bool:
     """Whether ``values`` is a table of one of these libraries."""
-    return hasattr(values, NAMES_OF_FRAMES.get(library_of(values), "no such attribute"))
+    return bool(library_of(values)) and len(getattr(values, "shape", ())) == 2
 
 
 def column_names(frame: Any) -> list[Any]:

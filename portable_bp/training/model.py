@@ -18,7 +18,8 @@ from portable_bp.backend import Backend, map_leaves
 from portable_bp.backend.memory import Result, translate_oom
 from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.errors import BackendError, CheckpointError
-from portable_bp.inputs import checks, examples, labels
+from portable_bp.inputs import checks, examples
+from portable_bp.inputs import labels as labels_of
 from portable_bp.inputs.spec import NetSpec
 from portable_bp.inputs.transfer import dtype_name, to_host
 from portable_bp.mlp import MLP
@@ -176,7 +177,7 @@ class Model:
         out = self.forward(X)
         backend = resolve(None, out) if owner(out) is not None else get_backend("numpy")
         with backend.scope():
-            return labels.named(self.spec, backend, decide(self.net, backend, out))
+            return labels_of.named(self.spec, backend, decide(self.net, backend, out))
 
     @property
     def spec(self) -> NetSpec:
@@ -355,12 +356,16 @@ class Model:
                 f"plot_confusion needs one class per row; the loss is {self.net.loss.name!r} with "
                 f"{outputs} outputs"
             )
-        true = np.asarray(to_host(y))
+        true, predicted = (
+            labels_of.to_numbers(self.spec, "y", to_host(v)) for v in (y, self.predict(X))
+        )
         if true.ndim == 2:  # one column, or one-hot rows
             true = np.argmax(true, axis=1) if true.shape[1] > 1 else true[:, 0]
+        if labels is None and self.classes is not None:
+            labels = [str(label) for label in self.classes]
         classes = range(2 if self.net.loss.target == "binary" else outputs)
         return ConfusionDisplay.from_predictions(
-            true, to_host(self.predict(X)), labels=classes, display_labels=labels, ax=ax
+            true, predicted, labels=classes, display_labels=labels, ax=ax
         )
 
     def to(self, backend: str | Backend) -> Model:
