@@ -24,16 +24,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portable_bp import MLP, get_backend
+from portable_bp import get_backend
 from portable_bp.backend import EagerRunner, leaves, map_leaves
 from portable_bp.equations import activations, losses, optimizers
-from portable_bp.training.step import StepPlan, make_step
 from portable_bp_backends._runs import CannotReplayError
 from portable_bp_backends.numpy_plan import PlanFunction, PlanOptions, PlanRunner
 from portable_bp_backends.numpy_plan.memory import State
 from portable_bp_backends.numpy_plan.plan import Plan
 from portable_bp_backends.numpy_plan.runner import KEPT
 from portable_bp_backends.numpy_plan.trace import trace_function, trace_step
+from tests.helpers import StepProblem, agree, same_bits
 
 EXACT = PlanOptions(exact=True)
 SHORT = replace(EXACT, tile=16, prefetch_bytes=0)
@@ -50,27 +50,12 @@ def with_names(namespace: Any) -> Any:
     return backend
 
 
-def same_bits(a: Any, b: Any) -> None:
-    """Shape, dtype and every bit; any NaN for any NaN."""
-    a, b = np.asarray(a), np.asarray(b)
-    assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    if a.dtype.kind == "f":
-        np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
-        a, b = np.nan_to_num(a, nan=0.0), np.nan_to_num(b, nan=0.0)
-    assert a.tobytes() == b.tobytes(), f"differs by {np.max(np.abs(a - b))}"
-
-
 def close(rtol: float) -> Callable[[Any, Any], None]:
     def compare(a: Any, b: Any) -> None:
         scale = max(1e-30, float(np.max(np.abs(a), initial=0.0)))
         np.testing.assert_allclose(b, a, rtol=0, atol=rtol * scale)
 
     return compare
-
-
-def agree(a: Any, b: Any, compare: Callable[[Any, Any], None] = same_bits) -> None:
-    for x, y in zip(leaves(a), leaves(b), strict=True):
-        compare(x, y)
 
 
 def poison(plan: Plan, state: Any) -> None:
@@ -87,59 +72,11 @@ def poison(plan: Plan, state: Any) -> None:
 # --- networks -------------------------------------------------------------------------------------
 
 
-class Problem:
-    """A training step with its state, and batches to run it on."""
+class Problem(StepProblem):
+    """The same on NumPy, with its plan."""
 
-    def __init__(
-        self,
-        sizes: tuple[int, ...],
-        batch: int,
-        optimizer: str = "adam",
-        dtype: str = "float32",
-        *,
-        hidden: str = "relu",
-        loss: str = "softmax_cross_entropy",
-        labels: bool = False,
-        weighted: bool = False,
-        **options: Any,
-    ) -> None:
-        of_net = {k: options.pop(k) for k in ("dropout", "l1", "l2") if k in options}
-        net = MLP(sizes, hidden=hidden, loss=loss, **of_net)
-        rng = np.random.default_rng(0)
-        n, self.batch, self.dtype, self.rng = 3 * batch + 1, batch, dtype, rng
-        y = rng.random((n, sizes[-1])).astype(dtype)
-        if net.loss.target == "class":
-            y = np.eye(max(2, sizes[-1]), dtype=dtype)[rng.integers(0, max(2, sizes[-1]), n)]
-            y = y[:, -sizes[-1] :]
-        self.data: Any = (rng.standard_normal((n, sizes[0])).astype(dtype), y)
-        if labels:
-            self.data = (self.data[0], y.argmax(1))
-        if weighted:
-            self.data += (rng.random(n).astype(dtype),)
-        self.optimizer = optimizers.get(optimizer)
-        params = net.init(0, "numpy", dtype)
-        self.state = (params, optimizers.init(self.optimizer, params, xp=xp))
-        self.step = make_step(
-            StepPlan(
-                net.equations, self.optimizer, net.dropout, seed=3,
-                counters=np.arange(batch * max(sizes), dtype="uint32"),
-                classes=np.arange(sizes[-1]), weighted=weighted, **options,
-            )
-        )  # fmt: skip
-        self.done = 0
-
-    def order(self, steps: int, size: int) -> Any:
-        n = len(self.data[0])
-        return np.stack([self.rng.permutation(n)[:size] for _ in range(steps)])
-
-    def table(self, steps: int) -> Any:
-        t = np.arange(self.done, self.done + steps)
-        self.done += steps
-        found = self.optimizer.coefficients(t + 1.0, np.linspace(0.01, 0.02, steps))
-        return t.astype("uint32"), *(np.asarray(c).astype(self.dtype) for c in found)
-
-    def eager(self) -> EagerRunner:
-        return EagerRunner(numpy(), self.step, self.state)
+    def __init__(self, *settings: Any, **options: Any) -> None:
+        super().__init__(numpy(), *settings, **options)
 
     def planned(self, options: PlanOptions) -> PlanRunner:
         return PlanRunner(numpy(), self.step, self.state, options)

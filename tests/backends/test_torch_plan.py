@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from portable_bp import MLP, Backend
+from portable_bp import Backend
 from portable_bp.backend import EagerRunner, leaves, map_leaves
 from portable_bp.equations import activations, losses, optimizers
-from portable_bp.training.step import StepPlan, make_step
+from tests.helpers import StepProblem, agree
 
 torch = pytest.importorskip("torch")
 torch_plan = pytest.importorskip("portable_bp_backends.torch_plan")
@@ -25,12 +25,6 @@ def backend(usable: Any) -> Iterator[Backend]:
     found: Backend = usable("torch")
     with found.scope():
         yield found
-
-
-def agree(a: Any, b: Any) -> None:
-    """Shape, dtype and every bit."""
-    for x, y in zip(leaves(a), leaves(b), strict=True):
-        assert torch_plan.same_bits(x, y), f"{x} is not {y}"
 
 
 def poison(runner: Any) -> None:
@@ -52,58 +46,12 @@ def apart(runner: Any) -> None:
                 assert torch_plan._memory(keywords["out"]) not in read
 
 
-class Problem:
-    """A training step with its state, and batches to run it on."""
-
-    def __init__(
-        self,
-        backend: Backend,
-        sizes: tuple[int, ...],
-        batch: int,
-        optimizer: str = "adam",
-        dtype: str = "float32",
-        *,
-        hidden: str = "relu",
-        loss: str = "softmax_cross_entropy",
-        labels: bool = False,
-        weighted: bool = False,
-        **options: Any,
-    ) -> None:
-        of_net = {k: options.pop(k) for k in ("dropout", "l1", "l2") if k in options}
-        net = MLP(sizes, hidden=hidden, loss=loss, **of_net)
-        self.rng = rng = np.random.default_rng(0)
-        self.backend, self.batch, self.n, self.done = backend, batch, 3 * batch + 1, 0
-        y = np.eye(sizes[-1] + 1, dtype=dtype)[rng.integers(0, sizes[-1], self.n), : sizes[-1]]
-        data = [rng.standard_normal((self.n, sizes[0])).astype(dtype), y]
-        if labels:
-            data[1] = y.argmax(1)
-        if weighted:
-            data.append(rng.random(self.n).astype(dtype))
-        self.data: Any = tuple(backend.asarray(d) for d in data)
-        self.optimizer, self.dtype = optimizers.get(optimizer), dtype
-        params = net.init(0, backend, dtype)
-        self.state = (params, optimizers.init(self.optimizer, params, xp=backend.xp))
-        self.step = make_step(
-            StepPlan(
-                net.equations, self.optimizer, net.dropout, seed=3,
-                counters=backend.asarray(np.arange(batch * max(sizes)), backend.word_dtype),
-                classes=backend.asarray(np.arange(sizes[-1])), weighted=weighted, **options,
-            )
-        )  # fmt: skip
-
-    def order(self, steps: int, size: int) -> Any:
-        return np.stack([self.rng.permutation(self.n)[:size] for _ in range(steps)])
-
-    def table(self, steps: int) -> Any:
-        t = np.arange(self.done, self.done + steps)
-        self.done += steps
-        found = self.optimizer.coefficients(t + 1.0, np.linspace(0.01, 0.02, steps))
-        word = self.backend.word_dtype
-        return t.astype(word), *(np.asarray(c).astype(self.dtype) for c in found)
+class Problem(StepProblem):
+    """The same, with a comparison of the plan."""
 
     def check(self) -> None:
         """Whole mini-batches, then a ragged one, then all rows at once, then mini-batches again."""
-        written = EagerRunner(self.backend, self.step, self.state)
+        written = self.eager()
         planned: Any = self.backend.compile(self.step, self.state)
         assert isinstance(planned, PlanRunner)
         for size in (self.batch, max(1, self.batch // 2), None, self.batch):
