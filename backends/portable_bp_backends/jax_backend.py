@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,51 @@ from portable_bp_backends._host import native_copy
 _WIDE = ("float64", "int64", "uint64", "complex128")
 
 
+def _switched(jax: Any, device: Any) -> Iterator[AbstractContextManager[Any]]:
+    """What undoes the switches that have been set."""
+    config = jax.config
+    if config.jax_numpy_dtype_promotion != "standard":
+        yield jax.numpy_dtype_promotion("standard")
+    if config.jax_numpy_rank_promotion != "allow":
+        yield jax.numpy_rank_promotion("allow")
+    for way in ("host_to_device", "device_to_device", "device_to_host"):
+        if getattr(config, f"jax_transfer_guard_{way}") not in (None, "allow"):
+            yield getattr(jax, f"transfer_guard_{way}")("allow")
+    if config.jax_default_device not in (None, device):
+        yield jax.default_device(device)
+    if config.jax_debug_nans:
+        yield jax.debug_nans(False)
+    if config.jax_debug_infs:
+        yield jax.debug_infs(False)
+    if config.jax_disable_jit:
+        yield jax.disable_jit(False)
+
+
+@contextmanager
+def _entered(others: list[AbstractContextManager[Any]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for other in others:
+            stack.enter_context(other)
+        yield
+
+
 class JaxBackend(Backend):
-    """JAX on one device (``jax``, ``jax:gpu``, ``jax:gpu:1``)."""
+    """JAX on one device (``jax``, ``jax:gpu``, ``jax:gpu:1``).
+
+    Notes
+    -----
+    What the user's program has set does not change our numbers. While we compute,
+
+    - ``jax_default_matmul_precision`` is "highest";
+    - ``jax_numpy_dtype_promotion`` is "standard", ``jax_numpy_rank_promotion`` is "allow";
+    - ``jax_transfer_guard`` and its parts are "allow": data have to go to the device and back;
+    - ``jax_default_device`` is our own device;
+    - ``jax_debug_nans``, ``jax_debug_infs`` and ``jax_disable_jit`` are off: a branch that is not
+      taken may be NaN, and a run that diverges ends with an error of ours.
+
+    ``jax_enable_x64`` stays: without it there is no float64, and an error says so. Random seeds and
+    ``jax_default_prng_impl`` are not used: all random bits are our own.
+    """
 
     name = "jax"
     modules = ("jax", "jaxlib")
@@ -124,7 +167,8 @@ class JaxBackend(Backend):
     def scope(self) -> AbstractContextManager[Any]:
         # JAX's own default for float32 is TF32 or bfloat16 on accelerators.
         precise: AbstractContextManager[Any] = self._jax.default_matmul_precision("highest")
-        return precise
+        others = [*_switched(self._jax, self.device)]
+        return _entered([*others, precise]) if others else precise
 
     def synchronize(self) -> None:
         self._jax.effects_barrier()

@@ -43,6 +43,11 @@ class TorchBackend(Backend):
     inductor : bool
         On CUDA, pass the step through ``torch.compile`` before it goes into a graph: fewer kernels,
         the same numbers to rounding. ``fit(..., backend=TorchBackend("cuda:0", inductor=True))``.
+
+    Notes
+    -----
+    Settings of the user's program (autocast, default device and dtype, precision of products, inference
+    mode) do not change the numbers; ``torch_settings.py`` lists them one by one.
     """
 
     name = "torch"
@@ -57,7 +62,9 @@ class TorchBackend(Backend):
         import array_api_compat.torch
         import torch
 
-        self._torch, self._inductor = torch, inductor
+        from portable_bp_backends.torch_settings import neutral
+
+        self._torch, self._inductor, self._neutral = torch, inductor, neutral
         kernels = _kernels(torch)
         self.xp = extend(array_api_compat.torch, lambda formula: kernels.get(formula.__name__))
         self.xp.__dict__["sign"] = partial(_sign, torch)
@@ -111,6 +118,9 @@ class TorchBackend(Backend):
 
     @classmethod
     def spec_of(cls, array: Any) -> str:
+        from portable_bp_backends.torch_settings import refuse_unusual
+
+        refuse_unusual(array)
         device = array.device
         if device.type == "cpu":
             return "torch"
@@ -158,9 +168,7 @@ class TorchBackend(Backend):
         return free + held
 
     def scope(self) -> AbstractContextManager[Any]:
-        # Not inference_mode: its tensors could not be saved for a later backward pass of the user.
-        guard: AbstractContextManager[Any] = self._torch.no_grad()
-        return guard
+        return self._neutral(self.device)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":

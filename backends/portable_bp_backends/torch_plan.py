@@ -14,15 +14,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from portable_bp._cache import Recent
+from portable_bp._tree import leaves, map_leaves
 from portable_bp._typing import HostArray, Step, Tree
-from portable_bp.backend import Backend, leaves, map_leaves
+from portable_bp.backend import Backend
 from portable_bp_backends._runs import CannotReplayError, ReplayRunner
 
 # Only the form of their operand matters, never its values.
@@ -65,22 +66,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc]
 
 def _map(f: Callable[[Tensor], Tensor], operand: Any) -> Any:
     """``operand`` with ``f(tensor)`` in place of each tensor."""
-    if isinstance(operand, Tensor):
-        return f(operand)
-    if isinstance(operand, (tuple, list)):
-        return type(operand)(_map(f, o) for o in operand)
-    if isinstance(operand, dict):
-        return {k: _map(f, o) for k, o in operand.items()}
-    return operand
+    return map_leaves(lambda o: f(o) if isinstance(o, Tensor) else o, operand)
 
 
 def _tensors(operand: Any) -> Iterator[Tensor]:
-    if isinstance(operand, Tensor):
-        yield operand
-    elif isinstance(operand, (tuple, list)):
-        yield from chain.from_iterable(map(_tensors, operand))
-    elif isinstance(operand, dict):
-        yield from _tensors(tuple(operand.values()))
+    return (o for o in leaves(operand) if isinstance(o, Tensor))
 
 
 def _name(kernel: Any) -> str:
@@ -297,9 +287,8 @@ class _Planner:
 class PlanRunner(ReplayRunner):
     """Runs steps from a plan, one plan for each combination of shapes.
 
-    Before a plan is used its replay is compared with the step as it is written, bit for bit. A step
-    that cannot be planned, or whose replay differs, runs as it is written, with a warning that says
-    why.
+    Before a plan is used its replay is compared with two eager steps, bit for bit. A step that cannot
+    be planned, or whose replay differs, runs eagerly, with a warning that says why.
     """
 
     recording = "plan"
@@ -308,7 +297,7 @@ class PlanRunner(ReplayRunner):
         super().__init__(backend, step)
         with backend.scope():
             self._state = map_leaves(backend.copy, state)
-        self._plans: dict[Any, Plan] = {}
+        self._plans: Recent[Plan] = Recent(KEPT)
 
     def _copied(self) -> Tree:
         return map_leaves(self._backend.copy, self._state)
@@ -343,10 +332,9 @@ class PlanRunner(ReplayRunner):
         n = None if rows is None else rows[0].shape[0]
         forms = tuple((d.dtype, d.shape if n is None else (n, *d.shape[1:])) for d in data)
         key = (n, forms, tuple(column[0].dtype for column in columns))
-        plan = self._plans.pop(key, None)
+        plan = self._plans.get(key)
         # Without an order a plan reads the data where they lie.
         if plan and (rows or all(a is b for a, b in zip(plan.batch, data, strict=True))):
-            self._plans[key] = plan  # the latest
             return plan
         batch = data
         if rows is not None:
@@ -360,10 +348,8 @@ class PlanRunner(ReplayRunner):
         held = iter(planner.loss)
         plan = Plan(planner.calls, batch, now, map_leaves(lambda _: next(held), recorded[1]))
         self._verify(plan, recorded)
-        self._plans[key] = plan
-        if len(self._plans) > KEPT:
-            del self._plans[next(iter(self._plans))]
-        return plan
+        self._plans.pop(key)
+        return self._plans.put(key, plan)
 
     def _verify(self, plan: Plan, recorded: Tree) -> None:
         """Replay the recorded step, compare, and go back to where it started."""

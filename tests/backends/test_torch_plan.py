@@ -30,7 +30,7 @@ def backend(usable: Any) -> Iterator[Backend]:
 def poison(runner: Any) -> None:
     """Fill everything that the plans of a runner write with NaN, but for the state."""
     state = {torch_plan._memory(t) for t in leaves(runner._state)}
-    for plan in runner._plans.values():
+    for plan in runner._plans.entries():
         for _, _, keywords in plan.calls:
             for t in torch_plan._tensors(keywords["out"]):
                 if torch_plan._memory(t) not in state:
@@ -39,7 +39,7 @@ def poison(runner: Any) -> None:
 
 def apart(runner: Any) -> None:
     """No product or reduction is written over what it reads: that may go well for small ones."""
-    for plan in runner._plans.values():
+    for plan in runner._plans.entries():
         for function, args, keywords in plan.calls:
             if function in (torch.mm, torch.sum, torch.amax):
                 read = {torch_plan._memory(t) for t in torch_plan._tensors(args)}
