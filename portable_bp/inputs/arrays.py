@@ -174,7 +174,9 @@ def _labels_of_objects(name: str, array: HostArray) -> HostArray:
     _refuse_several_kinds(name, kinds)
     if kinds == {"text"} or not kinds:
         return array
-    if kinds <= {"int", "float", "bool"}:
+    if kinds == {"bool"}:
+        return array.astype(bool)
+    if kinds <= {"int", "float"}:
         return _judged_numbers(name, array)
     raise TypeError(
         f"{name} holds objects of the type {kinds.pop()}; as labels pass text, integers or booleans"

@@ -195,7 +195,8 @@ class Model:
         def evaluated() -> tuple[float, float]:
             with self.backend.scope():
                 given = examples.Rows(X, y, sample_weight)
-                (rows,) = examples.check(self.spec, self.backend, self._dtype, given, sparse=True)
+                unnamed = replace(self.spec, features=None)  # X has no names any more
+                (rows,) = examples.check(unnamed, self.backend, self._dtype, given, sparse=True)
             t = examples.place_targets(self.net.spec, get_backend("numpy"), rows.y, "float64")
             by_row, outputs = blocks.losses_and_outputs(
                 self.backend, self.net.equations, self.params, rows.x, np.asarray(t)
