@@ -16,6 +16,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from portable_bp._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from portable_bp import testing
     from portable_bp.backend import Backend
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from portable_bp.training.history import History
     from portable_bp.training.model import Model, load
 
-__version__ = "0.1.0"
 
 _HOME = {
     "MLP": "mlp",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from portable_bp import __version__
+from portable_bp._version import __version__
 from portable_bp.cli import shell
 from portable_bp.cli.inspect import check, explain, info
 from portable_bp.cli.predict import predict

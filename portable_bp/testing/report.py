@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from portable_bp import __version__
+from portable_bp._version import __version__
 from portable_bp.backend import Backend
 
 
