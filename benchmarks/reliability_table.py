@@ -19,7 +19,13 @@ import safetensors
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
-TESTS = ("persistence/test_container.py", "training/test_recovery.py", "inputs/test_bad_input.py")
+TESTS = (
+    "persistence/test_container.py",
+    "persistence/test_forged.py",
+    "training/test_recovery.py",
+    "training/test_endurance.py",
+    "inputs/test_bad_input.py",
+)
 START, END = "<!-- figures: benchmarks/reliability_table.py -->", "<!-- end of figures -->"
 
 

@@ -1,4 +1,4 @@
-"""A directory of checkpoints: one writer, the last few kept, the newest valid one found again."""
+"""A directory of checkpoints: one writer, the last few stay, the newest valid one is read."""
 
 from __future__ import annotations
 
@@ -44,8 +44,10 @@ class CheckpointDirectory:
 
     Parameters
     ----------
-    path : the directory; created if its parent exists
-    keep : how many checkpoints stay, the newest ones
+    path : path
+        The directory; created if its parent exists.
+    keep : int, default 3
+        How many checkpoints stay, the newest ones.
 
     Raises
     ------
@@ -102,16 +104,28 @@ class CheckpointDirectory:
         *,
         final: bool = False,
     ) -> bool:
-        """Save the state after ``step``; True when it is on the disk.
+        """Save the state after a step.
 
         When the disk refuses (it is full, or away), the older checkpoints are untouched, and a run
         does better to go on and try again at its next interval: this warns and returns False.
         With ``final`` there is no next time, and the error is raised.
 
-        ``arrays`` and ``metadata`` are those of
-        :func:`portable_bp.persistence.container.write`, as are the errors they can cause. ``step``
-        only names the file; what a run needs of it belongs in ``metadata``, where the digest
-        protects it.
+        Parameters
+        ----------
+        step : int
+            The number of steps done. It only names the file; what a run needs of it belongs in
+            ``metadata``, where the digest protects it.
+        arrays : mapping of str to array
+            As :func:`portable_bp.persistence.container.write` takes them.
+        metadata : mapping of str to JSON
+            As :func:`portable_bp.persistence.container.write` takes it.
+        final : bool, default False
+            Raise when the checkpoint cannot be saved.
+
+        Returns
+        -------
+        bool
+            Whether the checkpoint is on the disk.
 
         Raises
         ------
@@ -147,7 +161,12 @@ class CheckpointDirectory:
         return True
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that can be read; None when the directory holds none at all.
+        """The newest checkpoint that can be read.
+
+        Returns
+        -------
+        Checkpoint or None
+            None when the directory holds none at all.
 
         Raises
         ------
@@ -175,8 +194,8 @@ class CheckpointDirectory:
 
     def steps(self) -> tuple[int, ...]:
         """The steps that have a file, in order."""
-        found = (_NAME.fullmatch(name) for name in os.listdir(self.path))
-        return tuple(sorted(int(match[1]) for match in found if match))
+        matches = (_NAME.fullmatch(name) for name in os.listdir(self.path))
+        return tuple(sorted(int(match[1]) for match in matches if match))
 
     def close(self) -> None:
         """Free the directory for another run."""

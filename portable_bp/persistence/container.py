@@ -80,10 +80,13 @@ def write(
 
     Parameters
     ----------
-    path : where to save
-    arrays : NumPy arrays (or scalars) by name, of any shape, layout and byte order
-        bool, integers, float16, float32, float64
-    metadata : what JSON can hold; tuples come back as lists. NaN and infinities are kept.
+    path : path
+        Where to save.
+    arrays : mapping of str to array
+        NumPy arrays (or scalars) of any shape, layout and byte order: bool, integers, float16,
+        float32, float64.
+    metadata : mapping of str to JSON
+        What JSON can hold; tuples come back as lists, NaN and infinities as they are.
 
     Raises
     ------
@@ -117,14 +120,20 @@ def read(
 
     Parameters
     ----------
-    path : the file
-    allow_nonfinite : load arrays that hold NaN or infinities
-    max_bytes : refuse larger files; None means a quarter of this machine's memory
+    path : path
+        The file.
+    allow_nonfinite : bool, default False
+        Load arrays that hold NaN or infinities.
+    max_bytes : int, optional
+        Refuse larger files; by default those beyond a quarter of the memory that this process may
+        use.
 
     Returns
     -------
-    arrays : private, writable NumPy arrays by name
-    metadata : as saved
+    arrays : dict of str to array
+        Private, writable NumPy arrays.
+    metadata : dict
+        As saved.
 
     Raises
     ------
@@ -154,9 +163,9 @@ def _encode(arrays: Mapping[str, HostArray], metadata: Mapping[str, JSON]) -> by
     """The bytes of the file."""
     library = require_library()
     stored = {_name(name): _plain_array(name, a) for name, a in arrays.items()}
-    kept = dict(metadata)
-    _check_json(kept, "metadata", 2)
-    text = json.dumps({"format": FORMAT, "version": VERSION, "metadata": kept})
+    contents = dict(metadata)
+    _check_json(contents, "metadata", 2)
+    text = json.dumps({"format": FORMAT, "version": VERSION, "metadata": contents})
     mark = f"{_digest(text, stored)} {text}"
     data: bytes = library.numpy.save(stored, {FORMAT: mark})
     length = int.from_bytes(data[:8], "little")
@@ -189,19 +198,19 @@ def _plain_array(name: str, a: object) -> HostArray:
     return np.asarray(a, dtype=a.dtype.newbyteorder("<"), order="C")
 
 
-def _check_json(value: object, where: str, depth: int) -> None:
+def _check_json(value: object, place: str, depth: int) -> None:
     if isinstance(value, dict | list | tuple) and depth > MAX_DEPTH:
-        raise ValueError(f"{where} is nested more than {MAX_DEPTH} deep")
+        raise ValueError(f"{place} is nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"{where}: keys are strings, got {key!r}")
-            _check_json(item, f"{where}[{key!r}]", depth + 1)
+                raise TypeError(f"{place}: keys are strings, got {key!r}")
+            _check_json(item, f"{place}[{key!r}]", depth + 1)
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
-            _check_json(item, f"{where}[{i}]", depth + 1)
+            _check_json(item, f"{place}[{i}]", depth + 1)
     elif not isinstance(value, str | int | float | None):
-        raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold; convert it")
+        raise TypeError(f"{place} is a {type(value).__name__}, which JSON cannot hold; convert it")
 
 
 def _digest(text: str, arrays: Mapping[str, HostArray]) -> str:
@@ -329,10 +338,10 @@ def _parse(raw: bytes | str, what: str) -> dict[str, Any]:
     """A JSON object, without a key that comes twice."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) < len(items):
+        unique = dict(items)
+        if len(unique) < len(items):
             raise ValueError("a key comes twice")
-        return found
+        return unique
 
     try:
         text = raw if isinstance(raw, str) else raw.decode()
@@ -375,7 +384,7 @@ def check_finite(arrays: Mapping[str, HostArray]) -> None:
         if bad:
             raise CheckpointError(
                 f"values: array {name!r} holds {bad} numbers that are not finite; use an earlier "
-                f"checkpoint, or pass allow_nonfinite=True"
+                f"checkpoint (portable_bp.persistence.container.read has allow_nonfinite=True)"
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import random
 import struct
 import sys
 from contextlib import suppress
@@ -137,3 +138,55 @@ def test_no_regular_expression_sees_what_a_file_holds():
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
         assert "re" not in names, module.__name__
+
+
+def depth_of(text):
+    """By a plain scan, one character after the other, up to where no JSON can go on."""
+    depth = deepest = 0
+    inside = escaped = False
+    for c in text:
+        if inside:
+            inside, escaped = escaped or c != '"', c == "\\" and not escaped
+        elif c == '"':
+            inside = True
+        elif c == "\\":
+            break
+        elif c in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif c in "]}":
+            depth -= 1
+    return deepest
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "deep"),
+    [
+        ('{"a":', "", True),
+        ('{"a":"', '"}', False),
+        (r'{"a":"\"', '"}', False),
+        (r'{"a":"\\","b":', "", True),
+        (r'{"a":"\\\"', '"}', False),
+        (r'{"a\\":"x\"y\\",', "", True),
+        ('{"a":1,"b":["]","}"],"c":', "", True),
+    ],
+)
+def test_brackets_count_outside_of_strings(start, end, deep):
+    text = start + "[" * container.MAX_DEPTH + end
+    assert (depth_of(text) > container.MAX_DEPTH) == deep
+    if deep:
+        with pytest.raises(ValueError, match="nested more than 64 deep"):
+            container._check_depth(text)
+    else:
+        container._check_depth(text)
+
+
+def test_what_a_plain_scan_finds_deep_is_found_deep():
+    rng = random.Random(0)
+    pieces = ["[", "{", "]", "}", "[" * 40, '"', '"a"', '"["', r'"\\"', r'"\""', r'"\\\"["', '"x']
+    texts = ["".join(rng.choices(pieces, k=rng.randrange(1, 12))) for _ in range(500)]
+    deep = [text for text in texts if depth_of(text) > container.MAX_DEPTH]
+    assert len(deep) > 20
+    for text in deep:
+        with pytest.raises(ValueError, match="nested more than 64 deep"):
+            container._check_depth(text)
