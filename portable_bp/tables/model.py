@@ -21,10 +21,12 @@ from portable_bp.training.model import Model, pack_model, unpack_model
 class TabularModel:
     """A trained network with the preparation of its table: takes tables, gives labels or quantities.
 
-    Attributes
+    Parameters
     ----------
     preparation : Preparation
+        How a table becomes numbers.
     model : Model
+        The trained network.
 
     Examples
     --------
@@ -44,7 +46,18 @@ class TabularModel:
     model: Model
 
     def predict(self, table: Table) -> list[Label]:
-        """The label or the quantity of each row."""
+        """The label or the quantity of each row.
+
+        Parameters
+        ----------
+        table : Table
+            With the columns that the model was trained on.
+
+        Returns
+        -------
+        list
+            Labels as they stand in the table; quantities as floats.
+        """
         x = self.preparation.inputs(table)
         if self.preparation.task == "classification":
             return self.preparation.labels(np.asarray(self.model.predict(x)))
@@ -54,7 +67,17 @@ class TabularModel:
         return values
 
     def probabilities(self, table: Table) -> HostArray:
-        """The probability of each class for each row, shape (n, k).
+        """The probability of each class for each row.
+
+        Parameters
+        ----------
+        table : Table
+            With the columns that the model was trained on.
+
+        Returns
+        -------
+        array of shape (n, classes)
+            In the order of ``preparation.classes``.
 
         Raises
         ------
@@ -68,6 +91,13 @@ class TabularModel:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to one safetensors file, all or nothing.
 
+        Parameters
+        ----------
+        path : str or path-like
+            The file; one that is there is replaced.
+
+        Notes
+        -----
         See :func:`portable_bp.persistence.container.write`.
         """
         p = self.preparation
@@ -91,6 +121,18 @@ class TabularModel:
 
 def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> TabularModel:
     """A model that :meth:`TabularModel.save` wrote, on any backend.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    backend : str, Backend or None
+        Where to put it, see :func:`portable_bp.get_backend`.
+
+    Returns
+    -------
+    TabularModel
+        With the same bits as the one that was saved.
 
     Raises
     ------

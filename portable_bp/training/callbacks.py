@@ -82,15 +82,16 @@ class EarlyStopping:
     Parameters
     ----------
     patience : int, default 10
+        How many epochs to wait for an improvement.
     monitor : str, optional
         A column of the history; by default ``validation_loss``, without validation ``loss``.
-    mode : {"auto", "min", "max"}, default "auto"
-        Whether the quantity is to fall or to grow. ``"auto"`` knows that losses are to fall and that
-        accuracy and R squared are to grow, and refuses any other quantity.
     min_delta : float, default 0
         A smaller change is no improvement.
     restore_best : bool, default True
         Give back the parameters of the best epoch instead of the last.
+    mode : {"auto", "min", "max"}, default "auto"
+        Whether the quantity is to fall or to grow. ``"auto"`` knows that losses are to fall and that
+        accuracy and R squared are to grow, and refuses any other quantity.
 
     Notes
     -----
@@ -114,11 +115,30 @@ class EarlyStopping:
             raise ValueError(f"mode must be 'auto', 'min' or 'max', got {checks.shown(self.mode)}")
 
     def on_train_begin(self, net: MLP, epochs: int) -> None:
-        """Forget an earlier run."""
+        """Forget an earlier run.
+
+        Parameters
+        ----------
+        net : MLP
+            The network that is trained.
+        epochs : int
+            How many epochs are planned.
+        """
         self.best, self.waited = math.inf, 0
 
     def score(self, row: Mapping[str, float]) -> float:
-        """The watched quantity of an epoch, with the sign that makes smaller better."""
+        """The watched quantity of an epoch, with the sign that makes smaller better.
+
+        Parameters
+        ----------
+        row : mapping of str to float
+            The numbers of an epoch.
+
+        Returns
+        -------
+        float
+            The quantity, or its negative where it is to grow.
+        """
         name = self.monitor or ("validation_loss" if "validation_loss" in row else "loss")
         if name not in row:
             raise ValueError(f"monitor must be one of {', '.join(row)}; got {name!r}")
@@ -141,11 +161,23 @@ class EarlyStopping:
         return self.waited >= self.patience
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """What a checkpoint keeps.
+
+        Returns
+        -------
+        dict
+            As JSON holds it.
+        """
         return {"best": self.best if self.best < math.inf else None, "waited": self.waited}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
+        """The inverse of :meth:`state`.
+
+        Parameters
+        ----------
+        state : mapping
+            What :meth:`state` returned.
+        """
         best = state["best"]
         self.best = math.inf if best is None else checks.real("best", best)
         self.waited = checks.positive_int("waited", state["waited"], least=0)

@@ -17,6 +17,13 @@ class History(Mapping[str, list[float]]):
     """One list per quantity, one entry per epoch: ``loss``, ``learning_rate``, ``seconds``, and with
     validation ``validation_loss`` and ``validation_<metric>``.
 
+    Parameters
+    ----------
+    epochs : list of dict
+        The same by epoch: one dictionary each.
+
+    Examples
+    --------
     >>> history = History()
     >>> history.append({"loss": 0.5})
     >>> history.append({"loss": 0.25})
@@ -27,7 +34,13 @@ class History(Mapping[str, list[float]]):
     epochs: list[dict[str, float]] = field(default_factory=list)
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Add one epoch."""
+        """Add one epoch.
+
+        Parameters
+        ----------
+        row : mapping of str to float
+            Its numbers; they are copied.
+        """
         self.epochs.append(dict(row))
 
     def __getitem__(self, name: str) -> list[float]:

@@ -37,11 +37,14 @@ if TYPE_CHECKING:
 class Model:
     """A trained network.
 
-    Attributes
+    Parameters
     ----------
     net : MLP
-    params : pairs (W, b) on ``backend``
+        What is computed.
+    params : pairs (W, b)
+        The parameters, on ``backend``.
     backend : Backend
+        Where they live, and where predictions are computed.
     history : History
         One entry per epoch: ``history["loss"]``, ``history["validation_loss"]``, ...
     stopped : str
@@ -104,10 +107,19 @@ class Model:
     @overload
     def forward(self, X: Any) -> Any: ...
     def forward(self, X: Any) -> Any:
-        """The outputs for each row, shape (n, k), block by block.
+        """The outputs for each row, block by block.
 
-        Results come back in the library and on the device of X; host data give NumPy. A memory map
-        is read block by block: more rows than fit in memory can be predicted.
+        A memory map is read block by block: more rows than fit in memory can be predicted.
+
+        Parameters
+        ----------
+        X : array of shape (n, inputs)
+            Of any library, on the host or on the model's device.
+
+        Returns
+        -------
+        array of shape (n, outputs)
+            In the library and on the device of X; host data give NumPy.
 
         Raises
         ------
@@ -172,7 +184,15 @@ class Model:
     def predict(self, X: Any) -> Any:
         """Class labels or values for each row, as :meth:`portable_bp.MLP.predict` gives them.
 
-        The labels are those that ``fit`` was handed; text comes in NumPy, wherever X lives.
+        Parameters
+        ----------
+        X : array of shape (n, inputs)
+            Of any library, on the host or on the model's device.
+
+        Returns
+        -------
+        array of shape (n,) or (n, outputs)
+            The labels are those that ``fit`` was handed; text comes in NumPy, wherever X lives.
         """
         out = self.forward(X)
         backend = resolve(None, out) if owner(out) is not None else get_backend("numpy")
@@ -185,11 +205,43 @@ class Model:
         return replace(self.net.spec, classes=self.classes, features=self.feature_names)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy for a classification loss, else R squared."""
+        """Accuracy for a classification loss, else R squared.
+
+        Parameters
+        ----------
+        X : array of shape (n, inputs)
+            Of any library, on the host or on the model's device.
+        y : array of shape (n,) or (n, outputs)
+            The targets, as ``fit`` takes them.
+        sample_weight : array of shape (n,), optional
+            Not negative.
+
+        Returns
+        -------
+        float
+            At most 1.
+        """
         return self.evaluate(X, y, sample_weight)[1]
 
     def evaluate(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
-        """``(loss, metric)``: the mean data term of the loss (no penalties), and :meth:`score`."""
+        """The loss and the score.
+
+        Parameters
+        ----------
+        X : array of shape (n, inputs)
+            Of any library, on the host or on the model's device.
+        y : array of shape (n,) or (n, outputs)
+            The targets, as ``fit`` takes them.
+        sample_weight : array of shape (n,), optional
+            Not negative.
+
+        Returns
+        -------
+        loss : float
+            The mean data term, without penalties.
+        score : float
+            As :meth:`score` gives it.
+        """
         X = self._admitted(X)
 
         def evaluated() -> tuple[float, float]:
@@ -274,6 +326,11 @@ class Model:
 
         At every instant ``path`` holds the old file or the new one, whole; see
         :func:`portable_bp.persistence.container.write`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file; one that is there is replaced.
 
         Raises
         ------
@@ -370,7 +427,18 @@ class Model:
         )
 
     def to(self, backend: str | Backend) -> Model:
-        """The same model on another backend."""
+        """The same model on another backend.
+
+        Parameters
+        ----------
+        backend : str or Backend
+            As :func:`portable_bp.get_backend` takes it.
+
+        Returns
+        -------
+        Model
+            With private parameters; this one stays as it is.
+        """
         there = get_backend(backend)
         return replace(self, params=_placed(self._host_params(), there), backend=there)
 
