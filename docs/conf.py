@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
+sys.path.insert(0, str(HERE / "_ext"))
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -33,7 +33,8 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_ext", "gallery/*.ipynb", "gallery/*.py", "**sg_execution_times.rst"]
 nitpicky = False
-suppress_warnings = ["config.cache"]
+# A cell that was not run has no language yet: that is so in the smoke build alone.
+suppress_warnings = ["config.cache", "myst-nb.lexer"]
 
 # Formulas: MathJax with its fonts in one file, from the package sphinx-mathjax-offline.
 _mathjax = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
