@@ -19,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(
 train: $(VENV)/.cli
 	$(BIN)/portable-bp train digits
 
-test: $(VENV)/.test lint
+test: $(VENV)/.test lint docs-smoke
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.test lint

@@ -103,6 +103,7 @@ html_css_files = ["site.css"]
 html_extra_path = ["_generated/extra"]
 html_show_sourcelink = False
 html_copy_source = False
+html_show_search_summary = False  # it would be fetched, which a page from a folder may not
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,

@@ -6,6 +6,7 @@ A page whose first lines say ``computed: true`` is a Jinja template before it is
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 from functools import cache
@@ -65,8 +66,10 @@ def generate(app: Sphinx, config: Any) -> None:
 
 
 def skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out what scikit-learn makes for metadata routing: it links into its own site."""
-    return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else None
+    """Leave out what scikit-learn makes for metadata routing (it links into its own site), and
+    defaults of fields that are functions of Python's."""
+    routing = re.fullmatch(r"set_\w+_request|get_metadata_routing", name)
+    return True if routing or inspect.isbuiltin(obj) else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

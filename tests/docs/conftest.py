@@ -6,6 +6,7 @@ Both are optional in ``make test`` and required in ``make docs-test``, which bui
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -82,3 +83,14 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert said == []
+
+
+@pytest.fixture(scope="session")
+def api() -> Any:
+    """The module that writes the API pages."""
+    spec = importlib.util.spec_from_file_location("api", ROOT / "docs" / "_ext" / "api.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
