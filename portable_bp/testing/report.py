@@ -13,6 +13,7 @@ from typing import Any
 
 from portable_bp._version import __version__
 from portable_bp.backend import Backend
+from portable_bp.persistence import atomic
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Report:
             The file; one that is there is replaced.
         """
         text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        atomic.write(path, (text + "\n").encode())
 
     def __str__(self) -> str:
         head = ("what", "type", "how", "cases", "error", "allowed", "verdict", "worst case")

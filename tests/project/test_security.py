@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_loading_opens_one_file_for_reading_and_does_nothing_else(saved: Path) -
     outcome, events = watched(LOAD, saved, saved)
     assert outcome == "loaded"
     assert events == [["open", str(saved), "r"]]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_is_refused_by_its_first_bytes(saved: Path, protocol: int) -> None:
+    other = saved.with_name("other.safetensors")
+    other.write_bytes(pickle.dumps({"W1": np.ones(3), "run": print}, protocol))
+    outcome, events = watched(LOAD, other, saved)
+    assert outcome == "refused"
+    assert events == [["open", str(other), "r"]]  # nothing was unpickled, nothing imported
 
 
 @pytest.mark.parametrize("name", ["relu", "os.system", "../../etc/passwd", "__import__('os')"])
