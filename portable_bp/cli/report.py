@@ -32,19 +32,7 @@ def print_setup(
     )
     for line in lines:
         out.print(shell.printable(line))
-    out.print(_layers(net))
-
-
-def _layers(net: MLP) -> RichTable:
-    layers = RichTable("layer", "activation", box=None, padding=(0, 2, 0, 0))
-    for heading in ("units", "parameters"):
-        layers.add_column(heading, justify="right")
-    layers.add_row("input", "", f"{net.sizes[0]:,}", "")
-    for l, ((W, b), f) in enumerate(zip(net.shapes, net.activations, strict=True), start=1):
-        name = "output" if l == len(net.shapes) else f"hidden {l}"
-        layers.add_row(name, f.name, f"{W[1]:,}", f"{W[0] * W[1] + b[0]:,}")
-    layers.add_row("total", net.loss.name, "", f"{net.n_parameters:,}")
-    return layers
+    out.print(str(net.summary()))
 
 
 def evaluate(ready: Prepared, model: Model) -> dict[str, Any]:
