@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -17,28 +17,12 @@ from portable_bp_backends._host import native_copy
 from portable_bp_backends._runs import CannotReplayError, ReplayRunner
 
 
-class ScanRunner(ReplayRunner):
-    """Runs the steps of a call as one ``jit`` of a ``lax.scan`` that is handed the state's memory.
+class _Program:
+    """A step as a compiled epoch, for whatever runs it: the next fit of an equal network, too."""
 
-    The program is traced once for each combination of shapes (an epoch of ``s`` equal batches and a
-    ragged last batch are two), and a call returns before the device has finished. A step that JAX
-    cannot trace runs eagerly.
-
-    Attributes
-    ----------
-    traces : int
-        How often the step was traced so far.
-    """
-
-    recording = "program"
-
-    def __init__(self, backend: Backend, step: Step, state: Tree) -> None:
-        super().__init__(backend, step)
+    def __init__(self, backend: Backend, step: Step) -> None:
         self.traces = 0
-        self._checked: set[Any] = set()
-        # The compiled program takes the state's memory for its result: it must be our own.
-        with backend.scope():
-            self._state = map_leaves(backend.copy, state)
+        self.checked: set[Any] = set()
 
         def epoch(state: Tree, data: tuple[Any, ...], order: Any, table: tuple[Any, ...]) -> Tree:
             self.traces += 1
@@ -53,14 +37,48 @@ class ScanRunner(ReplayRunner):
 
             return jax.lax.scan(advance, state, (order, table))
 
-        self._epoch = jax.jit(epoch, donate_argnums=0)
+        # It takes the state's memory for its result.
+        self.epoch = jax.jit(epoch, donate_argnums=0)
+
+
+@lru_cache(maxsize=16)
+def _program(backend: Backend, step: Step) -> _Program:
+    return _Program(backend, step)
+
+
+class ScanRunner(ReplayRunner):
+    """Runs the steps of a call as one ``jit`` of a ``lax.scan`` that is handed the state's memory.
+
+    The program is traced once for each combination of shapes (an epoch of ``s`` equal batches and a
+    ragged last batch are two), also when another runner of the same step has met them, and a call
+    returns before the device has finished. A step that JAX cannot trace runs eagerly.
+
+    Attributes
+    ----------
+    traces : int
+        How often the step was traced since this runner was made.
+    """
+
+    recording = "program"
+
+    def __init__(self, backend: Backend, step: Step, state: Tree) -> None:
+        super().__init__(backend, step)
+        self._program = _program(backend, step)
+        self._before = self._program.traces
+        # The compiled program takes the state's memory for its result: it must be our own.
+        with backend.scope():
+            self._state = map_leaves(backend.copy, state)
+
+    @property
+    def traces(self) -> int:
+        return self._program.traces - self._before
 
     def _copied(self) -> Tree:
         with self._backend.scope():
             return map_leaves(self._backend.copy, self._state)
 
     def _forget(self) -> None:
-        self._epoch.clear_cache()
+        self._program.epoch.clear_cache()
 
     def _replay(
         self,
@@ -77,17 +95,16 @@ class ScanRunner(ReplayRunner):
         rows = None if order is None else native_copy(order, backend.index_dtype)
         numbers = tuple(native_copy(t) for t in table)
         args = (self._state, data, rows, numbers)
-        form = tuple(
-            (a.shape, str(a.dtype)) for a in leaves((data, () if rows is None else rows, numbers))
-        )
-        if form not in self._checked:
+        arrays = leaves((self._state, data, () if rows is None else rows, numbers))
+        form = tuple((a.shape, str(a.dtype)) for a in arrays)
+        if form not in self._program.checked:
             batch = data if rows is None else tuple(d[rows[0], ...] for d in data)
             example = self._state, (*batch, tuple(t[0] for t in numbers))
             step = partial(self._step, backend.xp)
-            check_traceable(partial(self._epoch.trace, *args), step, example)
-            self._checked.add(form)
+            check_traceable(partial(self._program.epoch.trace, *args), step, example)
+            self._program.checked.add(form)
         # The precision that scope() sets must hold while the program is traced.
-        self._state, losses = self._epoch(*args)
+        self._state, losses = self._program.epoch(*args)
         return losses
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import portable_bp
 from portable_bp.estimators import MLPClassifier, MLPRegressor
+from portable_bp_backends import jax_scan
 from portable_bp_backends.numpy_plan import plan as numpy_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -83,3 +85,26 @@ def test_fits_at_the_same_time_do_not_share_memory(made: list[Any]) -> None:
     again = small(beta_1=0.85).fit(X, Y)
     assert np.array_equal(again.coefs_[0], expected[0])
     assert outer.loss_curve_ == again.loss_curve_, "after the fit inside it goes on where it was"
+
+
+def test_jax_compiles_once_for_fits_of_an_equal_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    runners: list[jax_scan.ScanRunner] = []
+    plain = jax_scan.ScanRunner.__init__
+
+    def noted(self: Any, *args: Any) -> None:
+        runners.append(self)
+        plain(self, *args)
+
+    monkeypatch.setattr(jax_scan.ScanRunner, "__init__", noted)
+    net = portable_bp.MLP([4, 7, 1], "tanh", loss="log_loss")
+    for seed in (0, 1):
+        portable_bp.fit(net, X, Y, seed=seed, epochs=3, batch_size=100, backend="jax")
+    assert [runner.traces for runner in runners] == [1, 0]
+
+
+def test_fit_finds_its_plans_again_too(made: list[Any]) -> None:
+    net = portable_bp.MLP([4, 7, 1], "silu", loss="log_loss")
+    for seed in (0, 1):
+        portable_bp.fit(net, X, Y, seed=seed, epochs=3, batch_size=32)
+        gc.collect()
+    assert len(made) == 2

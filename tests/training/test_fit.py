@@ -389,3 +389,54 @@ def test_the_network_refuses_what_makes_no_sense():
         portable_bp.MLP(
             [1, 1, 1], portable_bp.Activation(lambda z, xp: z, lambda z, a, xp: 1 + 0 * z, "mine")
         ).describe()
+
+
+@pytest.mark.parametrize("answer", [[1], 1, 0, "stop", 0.0, np.array(True)])
+def test_only_true_stops_and_anything_else_but_none_is_an_error(answer):
+    X, y = regression(20)
+    with pytest.raises(
+        TypeError, match=r"return True to stop the training, or None to go on; .* returned"
+    ):
+        portable_bp.fit(NET, X, y, epochs=3, callbacks=[lambda end: answer])
+
+
+@pytest.mark.parametrize(
+    ("answer", "epochs"), [(True, 1), (np.True_, 1), (None, 3), (False, 3), (np.False_, 3)]
+)
+def test_what_a_callback_may_answer(answer, epochs):
+    X, y = regression(20)
+    model = portable_bp.fit(NET, X, y, epochs=3, callbacks=[lambda end: answer])
+    assert len(model.history.epochs) == epochs
+
+
+def test_a_callback_sees_copies_of_the_history_and_of_the_row():
+    X, y = regression(20)
+
+    def spoil(end):
+        end.history.epochs.clear()
+        end.row.clear()
+
+    model = portable_bp.fit(NET, X, y, epochs=3, callbacks=[spoil], early_stopping=2)
+    assert len(model.history["loss"]) == 3
+
+
+def test_early_stopping_by_mode():
+    X, y = regression(60)
+    up = portable_bp.EarlyStopping(2, monitor="validation_loss", mode="max", restore_best=False)
+    model = portable_bp.fit(NET, X, y, epochs=50, validation=0.3, early_stopping=up)
+    losses = model.history["validation_loss"]
+    assert len(losses) == int(np.argmax(losses)) + 3
+    for monitor, mode, error in (
+        ("learning_rate", "auto", "whether 'learning_rate' is to fall or to grow: pass mode='min'"),
+        (
+            "validation_f1",
+            "max",
+            "monitor must be one of loss, validation_loss, validation_r2, lear",
+        ),
+    ):
+        early = portable_bp.EarlyStopping(monitor=monitor, mode=mode)
+        for options in ({"early_stopping": early}, {"callbacks": [early]}):
+            with pytest.raises(ValueError, match=error):
+                portable_bp.fit(NET, X, y, validation=0.3, **options)
+    with pytest.raises(ValueError, match="mode must be 'auto', 'min' or 'max', got 'up'"):
+        portable_bp.EarlyStopping(mode="up")
