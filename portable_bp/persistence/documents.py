@@ -15,6 +15,7 @@ from typing import Any
 
 from portable_bp._scalars import shown
 from portable_bp._typing import HostArray
+from portable_bp.equations import losses
 from portable_bp.errors import CheckpointError
 from portable_bp.persistence import container
 from portable_bp.persistence.schema import (
@@ -282,8 +283,19 @@ def _check_labels_and_names(model: Mapping[str, Any]) -> None:
         raise ValueError(
             f"classes must be text, or truth values, sorted and distinct: {shown(classes)}"
         )
+    target = _target(model["network"])
+    if target != "class" and (target != "binary" or sizes[-1] > 1):
+        raise ValueError(
+            f"classes for the loss {model['network']['loss']['name']!r}, which has none"
+        )
     if len(classes) != max(2, sizes[-1]):
         raise ValueError(f"{len(classes)} classes for {sizes[-1]} output(s)")
+
+
+def _target(network: Mapping[str, Any]) -> str | None:
+    """What the loss of a network takes; None for an unknown loss: rebuilding it will say so."""
+    name = network["loss"]["name"]
+    return losses.LOSSES[name]().target if name in losses.LOSSES else None
 
 
 def _preparation_arrays(arrays: Mapping[str, HostArray], metadata: Mapping[str, Any]) -> Layout:
@@ -299,6 +311,9 @@ def _preparation_arrays(arrays: Mapping[str, HostArray], metadata: Mapping[str, 
         raise ValueError("classes: a class comes twice")
     if (metadata["task"] == "classification") != (len(classes) > 1):
         raise ValueError(f"the task {metadata['task']!r} with {len(classes)} classes")
+    loss = metadata["model"]["network"]["loss"]["name"]
+    if classes and _target(metadata["model"]["network"]) != "class":
+        raise ValueError(f"the task {metadata['task']!r} with the loss {loss!r}")
     if (sizes[0], sizes[-1]) != (len(features), len(classes) or 1):
         raise ValueError(
             f"{len(features)} features and {len(classes) or 1} outputs do not fit a network of {sizes}"
@@ -325,8 +340,8 @@ def _check_checkpoint(arrays: Mapping[str, HostArray], metadata: Mapping[str, An
     estimator = metadata.get("estimator")
     if estimator is not None and len(estimator["random_state"][0]) != 624:
         raise ValueError("the state of the random generator has too many words")
-    losses = arrays.get("losses")
-    if losses is None or losses.dtype != "float64" or losses.shape not in ((0,), (in_epoch,)):
+    of_steps = arrays.get("losses")
+    if of_steps is None or of_steps.dtype != "float64" or of_steps.shape not in ((0,), (in_epoch,)):
         raise ValueError(f"array 'losses' must hold the losses of {in_epoch} steps in float64")
     for name in arrays:
         if name != "losses" and not name.startswith(("state/", "best/")):

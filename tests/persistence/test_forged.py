@@ -42,7 +42,8 @@ JUNK = [
     None, True, False, -1, 0, 1, 2, 3.5, 10**9, 10**12, 2**63, 2**64, 10**400, -(10**400), 1e308,
     -1e308, 5e-324, float("nan"), float("inf"), -float("inf"), "", "x", "nan", "1", "relu", "\0",
     "\ud800", "x" * 5_000, [], {}, [1], [[]], [None] * 3, {"name": "relu"}, {"loss": 1.0},
-    {"x": {"x": 1}}, [0.5] * 300,
+    {"x": {"x": 1}}, [0.5] * 300, "squared_error", "log_loss", "softmax_cross_entropy", "softmax",
+    {"name": "squared_error"}, {"name": "log_loss"}, ["a", "b"],
 ]  # fmt: skip
 
 
@@ -171,7 +172,10 @@ def model_contents(tmp_path):
 def use_model(path):
     def use():
         model = portable_bp.load(path)
-        assert len(model.predict(X)) == len(X)
+        predicted = model.predict(X)
+        assert len(predicted) == len(X)
+        with suppress(ValueError):  # what is predicted may not do as what is to be learnt
+            model.score(X, predicted)
         assert all(len(model.history[name]) == len(model.history.epochs) for name in model.history)
         assert repr(model)
         assert model.best_epoch is None or model.history.epochs[model.best_epoch - 1]
