@@ -14,6 +14,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # One BLAS thread per test worker: two workers on two cores do not fight for them.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
+# CuPy on emulated devices (tests/emulated_gpu), in processes of their own: the others see no GPU.
+EMULATED := -p tests.emulated_gpu.plugin tests/emulated_gpu tests/gpu/test_on_gpu.py -k "not torch" \
+	--backends cupy,cupy:1 --require-backends cupy,cupy:1
+
 .PHONY: train test test-all test-floor lint coverage wheel mutants bench docs docs-smoke docs-test clean
 
 train: $(VENV)/.cli
@@ -21,9 +25,15 @@ train: $(VENV)/.cli
 
 test: $(VENV)/.test lint docs-smoke
 	$(PYTEST) -m "not slow"
+ifeq ($(shell uname -s),Linux)
+	$(PYTEST) $(EMULATED) -m "not slow"
+endif
 
 test-all: $(VENV)/.test lint
 	$(PYTEST)
+ifeq ($(shell uname -s),Linux)
+	$(PYTEST) $(EMULATED)
+endif
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -78,7 +88,7 @@ $(VENV)/.cli: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable '.[test,test-gpu]'
 	touch $@ $(VENV)/.cli
 
 $(FLOOR)/.test: pyproject.toml constraints-floor.txt

@@ -162,7 +162,7 @@ class GpuFloor(Training):
             a, W, delta = random(case.batch, i), random(i, o), random(case.batch, o)
             self.pairs += [(a, W), (a.T, delta)] + [(delta, W.T)] * (l > 0)
         with backend.scope():
-            self.recorder = CupyRecorder()
+            self.recorder = CupyRecorder(backend._recorder_stream())
             with self.recorder.inside():
                 self.launch = self.recorder.record(self.products)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from importlib.metadata import distributions
 from typing import Any
 
 from portable_bp._typing import Array, HostArray, Step, Tree
 from portable_bp.backend import Backend, Runner, extend
 from portable_bp_backends._graph import GraphRunner
 from portable_bp_backends._host import native_copy
-from portable_bp_backends.cupy_cublas import Gemm
+from portable_bp_backends.cupy_cublas import Gemm, library
 from portable_bp_backends.cupy_fuse import fuser, philox, sign
 from portable_bp_backends.cupy_graph import CupyRecorder
 
@@ -44,7 +46,7 @@ class CupyBackend(Backend):
         import cupy
         from cupyx.scipy.special import erfc
 
-        self._cupy, self._tf32 = cupy, tf32
+        self._cupy, self._tf32, self._thread = cupy, tf32, threading.local()
         native: dict[str, Callable[..., Any]] = {"erfc": erfc}
         if fuse:
             native["philox4x32"] = philox()
@@ -64,25 +66,39 @@ class CupyBackend(Backend):
     @cached_property
     def _beside(self) -> Any:
         """The stream of :meth:`upload`."""
-        return self._cupy.cuda.Stream(non_blocking=True)
+        with self.device:
+            return self._cupy.cuda.Stream(non_blocking=True)
+
+    def _recorder_stream(self) -> Any:
+        """The stream that this thread records on, kept with its workspace from fit to fit."""
+        if not hasattr(self._thread, "stream"):
+            self._thread.stream = self._cupy.cuda.Stream(non_blocking=True)
+        return self._thread.stream
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
         if importlib.util.find_spec("cupy") is None:
             return (
-                "CuPy is not installed: pip install cupy-cuda13x (CUDA 13) or cupy-cuda12x "
-                "(CUDA 12); add [ctk] when no CUDA toolkit is installed"
+                "CuPy is not installed: pip install cupy-cuda13x[ctk] (CUDA 13) or "
+                "cupy-cuda12x[ctk] (CUDA 12; also for GPUs older than Turing)"
             )
         import cupy
 
         try:
             count = cupy.cuda.runtime.getDeviceCount()
-            return None if count else f"CuPy {cupy.__version__} is installed but finds no GPU"
         except cupy.cuda.runtime.CUDARuntimeError as error:
+            if "InitializationError" in str(error):
+                return (
+                    "this process was forked from one that had used the GPU already, and CUDA does "
+                    "not survive a fork; start it with multiprocessing.get_context('spawn')"
+                )
             return (
                 f"CuPy {cupy.__version__} is installed but finds no usable GPU ({error}); check "
                 "nvidia-smi and that the driver is new enough for the CUDA version of the wheel"
             )
+        if not count:
+            return f"CuPy {cupy.__version__} is installed but finds no GPU"
+        return _missing_library(cupy)
 
     @classmethod
     def accelerators(cls) -> tuple[str, ...]:
@@ -117,6 +133,8 @@ class CupyBackend(Backend):
                 if values.device.id != self.device.id:
                     values.device.synchronize()  # streams of two devices do not wait for each other
                 copied: Array = self._cupy.array(values, dtype=dtype, order="C", copy=True)
+                if values.device.id != self.device.id:
+                    self._cupy.cuda.get_current_stream().synchronize()
             else:
                 copied = self._cupy.asarray(native_copy(values, dtype))
             return copied
@@ -157,7 +175,30 @@ class CupyBackend(Backend):
 
     def compile(self, step: Step, state: Tree) -> Runner:
         with self.scope():
-            return GraphRunner(self, step, state, CupyRecorder())
+            return GraphRunner(self, step, state, CupyRecorder(self._recorder_stream()))
+
+
+@cache
+def _missing_library(cupy: Any) -> str | None:
+    """Why CuPy cannot compile a kernel or multiply matrices here, though there is a GPU."""
+    try:
+        from cupy_backends.cuda.libs import nvrtc
+
+        nvrtc.getVersion()
+        library()
+    except (ImportError, OSError, RuntimeError) as error:
+        wheels = sorted(
+            name
+            for distribution in distributions()
+            if (name := str(distribution.metadata["Name"])).startswith("cupy-cuda")
+        )
+        wheel = wheels[0] if wheels else "cupy-cuda13x"
+        several = f"; {' and '.join(wheels)} overwrite each other: keep one" * (len(wheels) > 1)
+        return (
+            f"CuPy {cupy.__version__} finds a GPU, but not the CUDA libraries that it needs "
+            f"({str(error).splitlines()[0]}): pip install '{wheel}[ctk]'{several}"
+        )
+    return None
 
 
 class _Lease:
@@ -167,9 +208,15 @@ class _Lease:
         import cupy
 
         self._cupy, self._array, self._stream = cupy, array, stream
+        self._sender = threading.get_ident()
 
     def __del__(self) -> None:
         if sys.is_finalizing():
             return
-        with self._array.device:
-            self._stream.wait_event(self._cupy.cuda.get_current_stream().record())
+        with self._array.device as device:
+            if threading.get_ident() == self._sender:
+                # Dropped by the thread that sent it, which is not the one that reads it: on what
+                # stream that was done is not known here.
+                device.synchronize()
+            else:
+                self._stream.wait_event(self._cupy.cuda.get_current_stream().record())

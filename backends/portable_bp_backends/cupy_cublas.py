@@ -2,13 +2,14 @@
 
 CuPy refuses its own ``matmul`` while a stream is captured (cupy/cupy#6290). cuBLAS itself has no
 objection, as long as it is given a workspace that outlives the graph. So products go through a
-handle of our own, in the library that CuPy itself uses: the same call as it stands and in a graph,
-and so the same bits.
+handle of our own, in the library that CuPy itself uses (:func:`library`): the same call as it stands
+and in a graph, and so the same bits.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import weakref
 from ctypes import byref, c_double, c_float, c_int, c_size_t, c_void_p
@@ -28,6 +29,21 @@ _LARGEST_INT = 2**31 - 1
 
 class CublasError(RuntimeError):
     """cuBLAS says no; the message is its own name for the reason."""
+
+
+def library() -> ctypes.CDLL:
+    """The cuBLAS that CuPy's own extension is linked to.
+
+    Libraries of two CUDA versions may lie side by side, or one of them be loaded already (by PyTorch).
+    CuPy's extension names its library by the major version of CUDA; what is loaded under that name is
+    what we get. A search for any cuBLAS would find the other one.
+    """
+    from cupy_backends.cuda.api import runtime
+    from cupy_backends.cuda.libs import cublas  # noqa: F401 (loads it)
+
+    major = runtime.runtimeGetVersion() // 1000
+    windows = sys.platform == "win32"
+    return ctypes.CDLL(f"cublas64_{major}.dll" if windows else f"libcublas.so.{major}")
 
 
 def operand(shape: tuple[int, int], strides: tuple[int, int]) -> tuple[bool, int] | None:
@@ -85,10 +101,9 @@ class Gemm:
 
     def __init__(self, tf32: bool = False) -> None:
         import cupy
-        from cuda import pathfinder
 
         self._cupy, self._tf32 = cupy, tf32
-        self._blas = blas = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+        self._blas = blas = library()
         blas.cublasCreate_v2.argtypes = [c_void_p]
         blas.cublasDestroy_v2.argtypes = [c_void_p]
         blas.cublasSetStream_v2.argtypes = [c_void_p, c_void_p]
@@ -124,7 +139,7 @@ class Gemm:
         stream = self._cupy.cuda.get_current_stream()
         with self._lock:
             if stream not in self._workspaces:
-                self._workspaces[stream] = self._cupy.cuda.Memory(WORKSPACE_BYTES)
+                self._workspaces[stream] = self._workspace()
             workspace = self._workspaces[stream].ptr
             self._check(self._blas.cublasSetStream_v2(self._handle, stream.ptr))
             # After SetStream, which puts the library's own workspace back.
@@ -138,6 +153,13 @@ class Gemm:
             )  # fmt: skip
         product: Array = c
         return product
+
+    def _workspace(self) -> Any:
+        try:
+            return self._cupy.cuda.Memory(WORKSPACE_BYTES)
+        except self._cupy.cuda.runtime.CUDARuntimeError:  # CuPy's pool may keep memory unused
+            self._cupy.get_default_memory_pool().free_all_blocks()
+            return self._cupy.cuda.Memory(WORKSPACE_BYTES)
 
     def _takes(self, a: Any, b: Any) -> bool:
         """Whether this is a product for GemmEx; anything else is CuPy's own matter."""

@@ -7,6 +7,9 @@ from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
+import array_api_compat.numpy as numpy_namespace
+import numpy as np
+
 from portable_bp._typing import Namespace
 
 _NUMBERS = (bool, int, float)
@@ -50,7 +53,8 @@ def fuser(
     arguments that cannot be fused.
 
     ``cupy.fuse`` keys its kernels by the types of the arguments alone, and may widen a result to the
-    dtype of a number among them. So numbers are part of the kernel, and of its key here.
+    dtype of a number among them. A float that only meets arrays is handed to the kernel in their
+    dtype: one kernel serves all its values. Any other number is part of the kernel, and of its key.
     """
     import cupy
 
@@ -63,31 +67,74 @@ def fuser(
         made: dict[Any, Callable[..., Any]] = {}
 
         def fused(*arguments: Any) -> Any:
-            numbers = tuple((type(a), a) if type(a) in _NUMBERS else None for a in arguments)
-            arrays = [a for a, number in zip(arguments, numbers, strict=True) if number is None]
+            kinds = tuple(type(a) if type(a) in _NUMBERS else None for a in arguments)
+            arrays = [a for a, kind in zip(arguments, kinds, strict=True) if kind is None]
             if not all(isinstance(a, cupy.ndarray) for a in arrays):
                 return formula(*arguments, xp=plain)
-            if numbers not in made:
-                made[numbers] = cupy.fuse(kernel_name=f"portable_bp_{formula.__name__}")(
+            if float in kinds and only_meets_arrays(formula, kinds):
+                dtype = np.result_type(*(a.dtype for a in arrays if a.dtype.kind == "f")).type
+                arguments = tuple(dtype(a) if type(a) is float else a for a in arguments)
+            numbers = tuple(a if type(a) in _NUMBERS else None for a in arguments)
+            key = tuple(map(_key, numbers))
+            if key not in made:
+                made[key] = cupy.fuse(kernel_name=f"portable_bp_{formula.__name__}")(
                     _with_numbers(formula, numbers, inside)
                 )
-            return made[numbers](*arrays)
+            return made[key](*(a for a, n in zip(arguments, numbers, strict=True) if n is None))
 
         return fused
 
     return kernel
 
 
+def _key(number: Any) -> tuple[type, str]:
+    """A number, told apart from its like: 0.0 equals -0.0, and NaN is not equal to itself."""
+    return type(number), number.hex() if type(number) is float else repr(number)
+
+
 def _with_numbers(
     formula: Callable[..., Any], numbers: tuple[Any, ...], xp: Namespace
 ) -> Callable[..., Any]:
-    """``formula`` as a function of its arrays, with the numbers where they belong."""
+    """``formula`` as a function of its other arguments, with the numbers where they belong."""
 
-    def of_arrays(*arrays: Any) -> Any:
-        remaining = iter(arrays)
-        return formula(*(next(remaining) if n is None else n[1] for n in numbers), xp=xp)
+    def of_others(*others: Any) -> Any:
+        remaining = iter(others)
+        return formula(*(next(remaining) if n is None else n for n in numbers), xp=xp)
 
-    return of_arrays
+    return of_others
+
+
+class _ComputedError(Exception):
+    """A formula computes with its numbers before they meet an array."""
+
+
+class _Number(float):
+    """A float that may only meet arrays: ``1 - beta`` in float32 has other digits than in float64."""
+
+    def _meets(self, *others: Any) -> Any:
+        if all(isinstance(other, np.ndarray) for other in others) and others:
+            return NotImplemented  # the array computes
+        raise _ComputedError
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _meets
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = __abs__ = _meets
+    __lt__ = __le__ = __gt__ = __ge__ = _meets
+
+
+@cache
+def only_meets_arrays(formula: Callable[..., Any], kinds: tuple[type | None, ...]) -> bool:
+    """Whether a formula computes with its floats only where an array is the other operand.
+
+    ``kinds``: the type of each number among its arguments, None for each array.
+    """
+    array = np.ones((1, 1), np.float32)
+    samples: dict[type | None, Any] = {None: array, float: _Number(0.5), int: 1, bool: True}
+    try:
+        with np.errstate(all="ignore"):
+            formula(*(samples[kind] for kind in kinds), xp=traceable(np, numpy_namespace, {}))
+    except _ComputedError:
+        return False
+    return True
 
 
 PHILOX = """

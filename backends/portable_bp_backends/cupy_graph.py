@@ -14,41 +14,60 @@ from portable_bp_backends._runs import CannotReplayError
 
 
 class CupyRecorder:
-    """A stream and a memory pool of our own on the current device.
+    """A memory pool of our own on the current device, and a stream that is not the caller's.
 
     The pool holds what a step needs between its kernels. CuPy knows nothing of graphs: memory that
     was free when the recording ended would be handed to somebody else, and overwritten by the next
     launch. So nothing but recording draws from the pool, and it lives as long as the graphs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: Any) -> None:
         import cupy
 
         self._cupy = cupy
-        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream = stream
         self._pool = cupy.cuda.MemoryPool()
-        self.allocate: Callable[[int], Any] = self._pool.malloc
+        self._event = cupy.cuda.Event(disable_timing=True)  # may be recorded again once waited for
+        self.allocate: Callable[[int], Any] = self._malloc
         # What is still under way when the last reference goes must not lose its memory.
         weakref.finalize(self, self.stream.synchronize).atexit = False
+
+    def _malloc(self, size: int) -> Any:
+        """Memory of our pool; what CuPy's own pool only keeps is given up before we give up."""
+        try:
+            return self._pool.malloc(size)
+        except self._cupy.cuda.memory.OutOfMemoryError:
+            self._cupy.get_default_memory_pool().free_all_blocks()
+            return self._pool.malloc(size)
+
+    def _order(self, first: Any, then: Any) -> None:
+        """``then`` waits for what ``first`` has been given so far."""
+        self._event.record(first)
+        then.wait_event(self._event)
 
     @contextmanager
     def inside(self) -> Iterator[None]:
         caller = self._cupy.cuda.get_current_stream()
-        self.stream.wait_event(caller.record())
+        if caller.is_capturing():
+            raise RuntimeError(
+                "a training step cannot run while your current CUDA stream is being captured: its "
+                "numbers come from the host; end the capture first"
+            )
+        self._order(caller, self.stream)
         try:
             with self.stream:
                 yield
         finally:
-            caller.wait_event(self.stream.record())
+            self._order(self.stream, caller)
 
     @contextmanager
     def outside(self) -> Iterator[None]:
         caller = self._cupy.cuda.get_current_stream()
-        caller.wait_event(self.stream.record())
+        self._order(self.stream, caller)
         try:
             yield
         finally:
-            self.stream.wait_event(caller.record())
+            self._order(caller, self.stream)
 
     def synchronize(self) -> None:
         self.stream.synchronize()
@@ -86,8 +105,14 @@ class CupyRecorder:
             # Kernels are compiled, and the pool grows, while that is still allowed.
             body()
             self.stream.synchronize()
-            graph = self._captured(body)
-        return partial(graph.launch, self.stream)
+            for _ in range(2):
+                held = self._pool.total_bytes()
+                graph = self._captured(body)
+                # A pool that runs out gives its free memory back to the device and tries again:
+                # memory that kernels use which this very graph has recorded.
+                if self._pool.total_bytes() == held:
+                    return partial(graph.launch, self.stream)
+            raise MemoryError("the device's memory ran out while a graph was recorded")
 
     def _captured(self, body: Callable[[], None]) -> Any:
         collects = gc.isenabled()

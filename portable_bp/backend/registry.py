@@ -149,6 +149,10 @@ def _reduced(backend: Backend) -> tuple[Any, ...]:
     return get_backend, (backend.spec,)
 
 
+if hasattr(os, "register_at_fork"):  # a device does not survive a fork: a child asks anew
+    os.register_at_fork(after_in_child=_load.cache_clear)
+
+
 def _usable() -> str:
     return f"Usable here: {', '.join(available_backends())}."
 

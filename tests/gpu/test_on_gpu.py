@@ -24,8 +24,8 @@ CUPY = pytest.mark.parametrize("spec", ["cupy"])
 
 SIZES = [
     ((8, 16, 2), 32, 512),
-    ((784, 256, 128, 10), 128, 2048),
-    ((784, 2048, 2048, 10), 1024, 4096),
+    pytest.param((784, 256, 128, 10), 128, 2048, marks=pytest.mark.large),
+    pytest.param((784, 2048, 2048, 10), 1024, 4096, marks=pytest.mark.large),
 ]
 
 
@@ -174,12 +174,14 @@ def busy(where, cycles=4_000_000_000):
 @CUPY
 def test_a_graph_reads_nothing_that_it_did_not_write(where):
     """Whatever lies in the memory of temporaries, here NaN, makes no difference."""
+    import cupy
+
     from portable_bp_backends._graph import GraphRunner
     from portable_bp_backends.cupy_graph import CupyRecorder
 
     case = Case(where, dropout=0.2)
     with where.scope():
-        recorder = CupyRecorder()
+        recorder = CupyRecorder(cupy.cuda.Stream(non_blocking=True))
         malloc, filled = recorder.allocate, []
 
         def poisoned(size):
@@ -277,6 +279,7 @@ def test_a_step_that_asks_the_host_runs_as_it_is_written(where):
 
 
 @BOTH
+@pytest.mark.large
 def test_running_out_of_memory_is_told_and_the_device_stays_usable(where):
     X = np.ones((64, 1 << 20), "float32")
     net = portable_bp.MLP([1 << 20, 2, 1], "tanh", "squared_error")
@@ -314,7 +317,7 @@ def limited(where, size=64 << 20):
 
 
 @BOTH
-@pytest.mark.parametrize("compile", [True, False])
+@pytest.mark.parametrize("compile", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_data_that_are_streamed_give_the_same_bits(where, compile, monkeypatch):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((5000, 40)).astype("float32"), rng.integers(3, size=5000)
@@ -354,6 +357,7 @@ def layouts(a):
 
 
 @CUPY
+@pytest.mark.slow
 def test_fused_kernels_agree_with_single_operations(where):
     from portable_bp_backends.cupy_backend import CupyBackend
 
