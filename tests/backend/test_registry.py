@@ -20,6 +20,7 @@ from portable_bp.errors import (
     BackendUnavailableError,
     MixedBackendError,
 )
+from portable_bp_backends import cupy_backend
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +188,7 @@ def test_cupy_installed_without_a_driver(monkeypatch):
     ):
         portable_bp.get_backend("cupy")
     monkeypatch.setattr(Runtime, "getDeviceCount", classmethod(lambda cls: 1))
+    monkeypatch.setattr(cupy_backend, "_missing_library", lambda cupy: None)
     with pytest.raises(
         BackendUnavailableError, match=r"cupy:3 does not exist: this machine has 1 CUDA device"
     ):
