@@ -62,26 +62,34 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         ``portable_bp.schedules.Cosine(1e-2)`` has its own rate and goes with every solver that works
         in mini-batches.
     learning_rate_init : float, default=0.001
+        The rate of the first step.
     power_t : float, default=0.5
         For 'invscaling': ``learning_rate_init / (t + 1)**power_t`` after t samples.
     max_iter : int, default=200
         Epochs; for lbfgs iterations.
     shuffle : bool, default=True
+        A new order of the rows each epoch.
     random_state : int, RandomState instance or None, default=None
         All random numbers are drawn on the host from it, in scikit-learn's order.
     tol : float, default=1e-4
         Less progress than this for ``n_iter_no_change`` epochs ends the training.
     verbose : bool, default=False
+        Print the loss of each epoch.
     warm_start : bool, default=False
+        Let ``fit`` go on from the parameters that are there.
     momentum : float, default=0.9
+        Of 'sgd'.
     nesterovs_momentum : bool, default=True
+        Whether 'sgd' looks ahead (Nesterov, 1983).
     early_stopping : bool, default=False
         Hold out ``validation_fraction`` of the rows, stop when their score no longer grows, and give
         back the parameters of the best epoch.
     validation_fraction : float, default=0.1
+        The share of the rows that early stopping holds out.
     beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
         Of Adam.
     n_iter_no_change : int, default=10
+        How many epochs may pass without progress.
     max_fun : int, default=15000
         Evaluations of the loss by lbfgs.
     class_weight : dict, 'balanced' or None, default=None
@@ -516,8 +524,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            From where the model lives.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            The true labels.
         sample_weight : array-like of shape (n_samples,), default=None
+            Not negative.
+
+        Returns
+        -------
+        float
+            At most 1.
         """
         predicted = to_host(self.predict(X))
         weights = _input.sample_weights(sample_weight, predicted.shape[0])
@@ -536,11 +552,26 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """The same model as a ``sklearn.neural_network.MLPClassifier``, fitted or not.
 
         Predictions, and further training with ``partial_fit``, go on with the same numbers.
+
+        Parameters
+        ----------
+        estimator : sklearn.neural_network.MLPClassifier
+            It is not changed.
+
+        Returns
+        -------
+        MLPClassifier
+            With private parameters, in NumPy.
         """
         return _interop.from_sklearn(cls, estimator)
 
     def as_sklearn(self) -> Any:
         """This model as a ``sklearn.neural_network.MLPClassifier``, fitted or not, in NumPy.
+
+        Returns
+        -------
+        sklearn.neural_network.MLPClassifier
+            With private parameters.
 
         Raises
         ------

@@ -54,14 +54,77 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         ``'squared_error'`` (half of it) and ``'poisson'`` (half the deviance) as in scikit-learn;
         ``'absolute_error'``, ``'huber'``, ``'quantile'``, or a :class:`portable_bp.Loss` such as
         ``portable_bp.losses.huber(delta=2)``.
+    hidden_layer_sizes : array-like of shape (n_layers - 2,), default=(100,)
+        Units of each hidden layer; ``()`` is linear regression.
+    activation : str, Activation or sequence of them, default='relu'
+        Of the hidden layers: ``'identity'``, ``'logistic'``, ``'tanh'``, ``'relu'`` as in
+        scikit-learn, any other name of :data:`portable_bp.activations.ACTIVATIONS`, or a
+        :class:`portable_bp.Activation` of your own. A sequence has one entry per hidden layer.
+    solver : {'lbfgs', 'sgd', 'adam', 'adamw'} or Optimizer, default='adam'
+        ``'adamw'`` is Adam with decoupled ``weight_decay``; or an optimiser such as
+        ``portable_bp.optimizers.RMSprop()``.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty ``alpha/2 sum W^2 / m``, m the rows of the mini-batch (the sum of
+        their weights).
+    batch_size : int or 'auto', default='auto'
+        ``'auto'`` is ``min(200, n_samples)``. lbfgs always takes all rows.
+    learning_rate : {'constant', 'invscaling', 'adaptive'} or Schedule, default='constant'
+        The names as in scikit-learn, where ``solver='adam'`` is always constant. A schedule such as
+        ``portable_bp.schedules.Cosine(1e-2)`` has its own rate and goes with every solver that works
+        in mini-batches.
+    learning_rate_init : float, default=0.001
+        The rate of the first step.
+    power_t : float, default=0.5
+        For 'invscaling': ``learning_rate_init / (t + 1)**power_t`` after t samples.
+    max_iter : int, default=200
+        Epochs; for lbfgs iterations.
+    shuffle : bool, default=True
+        A new order of the rows each epoch.
+    random_state : int, RandomState instance or None, default=None
+        All random numbers are drawn on the host from it, in scikit-learn's order.
+    tol : float, default=1e-4
+        Less progress than this for ``n_iter_no_change`` epochs ends the training.
+    verbose : bool, default=False
+        Print the loss of each epoch.
+    warm_start : bool, default=False
+        Let ``fit`` go on from the parameters that are there.
+    momentum : float, default=0.9
+        Of 'sgd'.
+    nesterovs_momentum : bool, default=True
+        Whether 'sgd' looks ahead (Nesterov, 1983).
+    early_stopping : bool, default=False
+        Hold out ``validation_fraction`` of the rows, stop when their score no longer grows, and give
+        back the parameters of the best epoch.
+    validation_fraction : float, default=0.1
+        The share of the rows that early stopping holds out.
+    beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
+        Of Adam.
+    n_iter_no_change : int, default=10
+        How many epochs may pass without progress.
+    max_fun : int, default=15000
+        Evaluations of the loss by lbfgs.
     quantile : float or sequence of float, default=0.5
         For ``loss='quantile'``: the level, or several levels that are learnt together, which give
         prediction intervals.
-    hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init,
-    power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum,
-    early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun,
-    weight_decay, dropout, clip_value, clip_norm, scoring, max_time, device, dtype
-        As in :class:`MLPClassifier`; early stopping watches R squared.
+    weight_decay : float, default=0.01
+        Of 'adamw'.
+    dropout : float or sequence of float, default=0.0
+        The probability that a hidden unit is left out of a step; a sequence has one entry per hidden
+        layer.
+    clip_value, clip_norm : float or None, default=None
+        Bring each entry of the gradient into [-clip_value, clip_value]; scale the gradient to a norm
+        of at most clip_norm.
+    scoring : str, callable or None, default=None
+        What early stopping watches: any scorer of scikit-learn's instead of R squared. It is
+        called on the host.
+    max_time : float or None, default=None
+        Seconds after which no further epoch starts.
+    device : str or None, default=None
+        Where to compute, for example ``'torch:cuda:0'`` or ``'auto'``. None follows X; for X in the
+        host's memory the rules of :func:`portable_bp.get_backend` hold. Results and fitted arrays
+        live where X does.
+    dtype : {'float32', 'float64'} or None, default=None
+        Of the parameters; None keeps that of X.
 
     Attributes
     ----------
@@ -196,6 +259,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The values to predict.
         sample_weight : array-like of shape (n_samples,), default=None
             Not negative.
         validation_data : (X, y) or (X, y, sample_weight), default=None
@@ -364,8 +428,16 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            From where the model lives.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The true values.
         sample_weight : array-like of shape (n_samples,), default=None
+            Not negative.
+
+        Returns
+        -------
+        float
+            At most 1.
         """
         predicted = to_host(self.predict(X))
         weights = _input.sample_weights(sample_weight, predicted.shape[0])
@@ -379,11 +451,26 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         """The same model as a ``sklearn.neural_network.MLPRegressor``, fitted or not.
 
         Predictions, and further training with ``partial_fit``, go on with the same numbers.
+
+        Parameters
+        ----------
+        estimator : sklearn.neural_network.MLPRegressor
+            It is not changed.
+
+        Returns
+        -------
+        MLPRegressor
+            With private parameters, in NumPy.
         """
         return _interop.from_sklearn(cls, estimator)
 
     def as_sklearn(self) -> Any:
         """This model as a ``sklearn.neural_network.MLPRegressor``, fitted or not, in NumPy.
+
+        Returns
+        -------
+        sklearn.neural_network.MLPRegressor
+            With private parameters.
 
         Raises
         ------
