@@ -15,7 +15,7 @@ from benchmarks.candidates import Candidate, GemmFloor, Ours
 from benchmarks.cases import SHAPES, Case, step_and_state, table
 from portable_bp._typing import Array, Namespace, Step, Tree
 from portable_bp.equations import network, optimizers
-from portable_bp_backends.numpy_plan import PlanRunner, Switches
+from portable_bp_backends.numpy_plan import PlanOptions, PlanRunner
 
 ALL, NOT, FLOOR = "everything on", "not compiled", "floor"
 SAME, DESCENT, NO_LOSS = "same rows in every step", "plain gradient descent", "loss not computed"
@@ -35,17 +35,17 @@ CASES = tuple(
 
 
 class Planned(Ours):
-    """The NumPy backend's plan with some switches, for a step that may differ from the usual one."""
+    """The NumPy backend's plan with some options, for a step that may differ from the usual one."""
 
     spec = "numpy"
-    switches: ClassVar[Switches] = Switches()
+    options: ClassVar[PlanOptions] = PlanOptions()
     report: ClassVar[bool] = True
 
     def work(self) -> tuple[Step, Tree]:
         return step_and_state(self.case, self.backend, self.dtype, self.report)
 
     def ready(self, step: Step, state: Tree) -> PlanRunner:
-        return PlanRunner(self.backend.xp, step, state, self.switches)
+        return PlanRunner(self.backend, step, state, self.options)
 
 
 class InputDelta(Planned):
@@ -110,13 +110,13 @@ class Descent(Planned):
 
 
 def _planned(base: type[Planned] = Planned, report: bool = True, **other: Any) -> type[Planned]:
-    return type("Planned", (base,), {"switches": Switches(**other), "report": report})
+    return type("Planned", (base,), {"options": PlanOptions(**other), "report": report})
 
 
 def _flipped() -> dict[str, type[Planned]]:
-    """Each switch the other way: what is on goes off, a size becomes 0."""
+    """Each option the other way: what is on goes off, a size becomes 0."""
     found = {}
-    for field in fields(Switches):
+    for field in fields(PlanOptions):
         default: Any = field.default
         other = type(default)(not default)
         found[f"{field.name} {'on' if other else 'off'}"] = _planned(**{field.name: other})
@@ -124,7 +124,7 @@ def _flipped() -> dict[str, type[Planned]]:
 
 
 class NotPlanned(Ours):
-    """The step as it is written."""
+    """The eager step."""
 
     spec = "numpy"
     compiled = False
@@ -133,8 +133,8 @@ class NotPlanned(Ours):
 ABLATION: dict[str, type[Candidate]] = {
     ALL: _planned(),
     **_flipped(),
-    **{f"piece {k} KiB": _planned(piece=k * 1024) for k in (16, 256, 1024)},
-    **{f"ahead {k} KiB": _planned(ahead=k * 1024) for k in (16, 1024)},
+    **{f"tile {k} KiB": _planned(tile=k * 1024) for k in (16, 256, 1024)},
+    **{f"prefetch_bytes {k} KiB": _planned(prefetch_bytes=k * 1024) for k in (16, 1024)},
     "one BLAS thread": OneThread,
     "float64": Float64,
     SAME: SameRows,

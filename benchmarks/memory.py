@@ -57,7 +57,7 @@ def plan_bytes(case: Case) -> dict[str, int]:
     """What the plan of the NumPy backend owns, counted; and the peak while it is traced and run."""
     import portable_bp
     from portable_bp.backend import leaves
-    from portable_bp_backends.numpy_plan import PlanRunner, Switches
+    from portable_bp_backends.numpy_plan import PlanOptions, PlanRunner
 
     backend = portable_bp.get_backend("numpy")
     d = data(case)
@@ -67,7 +67,7 @@ def plan_bytes(case: Case) -> dict[str, int]:
     tracemalloc.start()
     try:
         with backend.scope():
-            runner = PlanRunner(backend.xp, step, state, Switches())
+            runner = PlanRunner(backend, step, state, PlanOptions())
             runner.run(arrays, order, numbers)
             peak = tracemalloc.get_traced_memory()[1]
             batch = tuple(a[: case.batch] for a in arrays)

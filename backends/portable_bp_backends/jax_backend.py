@@ -85,7 +85,7 @@ class JaxBackend(Backend):
         return None
 
     @classmethod
-    def _found(cls, platform: str) -> tuple[Any, ...]:
+    def _local_devices(cls, platform: str) -> tuple[Any, ...]:
         import jax
 
         try:
@@ -97,7 +97,7 @@ class JaxBackend(Backend):
     def accelerators(cls) -> tuple[str, ...]:
         if cls.unavailable_reason():
             return ()
-        return tuple(f"jax:gpu:{i}" for i, _ in enumerate(cls._found("gpu")))
+        return tuple(f"jax:gpu:{i}" for i, _ in enumerate(cls._local_devices("gpu")))
 
     @classmethod
     def devices(cls) -> tuple[str, ...]:
@@ -109,16 +109,16 @@ class JaxBackend(Backend):
         platform = {"cuda": "gpu"}.get(platform, platform)
         if platform not in ("cpu", "gpu", "tpu"):
             raise ValueError(f"device {device!r} is not one of: {', '.join(cls.devices())}")
-        found = cls._found(platform)
+        devices = cls._local_devices(platform)
         index = int(number) if number.isdigit() else 0 if not number else -1
-        if not found and platform == "gpu":
+        if not devices and platform == "gpu":
             raise ValueError("this JAX finds no GPU; pip install 'jax[cuda13]' or 'jax[cuda12]'")
-        if not 0 <= index < len(found):
+        if not 0 <= index < len(devices):
             raise ValueError(
                 f"there is no device {device!r}; this machine has: {', '.join(cls.devices())}"
             )
         plain = platform == "cpu" and index == 0
-        return cls(found[index], "jax" if plain else f"jax:{platform}:{index}")
+        return cls(devices[index], "jax" if plain else f"jax:{platform}:{index}")
 
     @classmethod
     def spec_of(cls, array: Any) -> str:

@@ -27,8 +27,8 @@ class _Program:
         def epoch(state: Tree, data: tuple[Any, ...], order: Any, table: tuple[Any, ...]) -> Tree:
             self.traces += 1
 
-            def advance(state: Tree, now: tuple[Any, tuple[Any, ...]]) -> tuple[Tree, Tree]:
-                index, numbers = now
+            def advance(state: Tree, step_inputs: tuple[Any, tuple[Any, ...]]) -> tuple[Tree, Tree]:
+                index, numbers = step_inputs
                 batch = data
                 if index is not None:
                     # The rows are known to exist: take's default would select NaN for those beyond.

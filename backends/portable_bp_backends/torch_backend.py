@@ -14,7 +14,7 @@ from portable_bp_backends._host import native_copy
 
 
 def _kernels(torch: Any) -> dict[str, Callable[..., Any]]:
-    """What PyTorch computes in fewer passes over memory than the formula as it is written."""
+    """What PyTorch computes in fewer passes over memory than the formula."""
 
     def adam(g: Any, m: Any, v: Any, p: Any, alpha: Any, eps: Any, beta1: Any, beta2: Any) -> Any:
         m = torch.lerp(m, g, 1 - beta1)

@@ -143,14 +143,14 @@ class Plan:
     ----------
     calls : list of (function, arguments, keywords)
         A replay runs them in order; it reads the state's tensors and then overwrites them.
-    batch, now : tuples of tensors
+    batch, step_inputs : tuples of tensors
         The rows and the numbers of the step to come, filled before each replay.
     loss : where a replay leaves the loss, or ``()``
     """
 
     calls: list[Call]
     batch: tuple[Any, ...]
-    now: tuple[Any, ...]
+    step_inputs: tuple[Any, ...]
     loss: Tree
 
     def replay(self) -> None:
@@ -159,7 +159,9 @@ class Plan:
 
     def reads(self, t: Tensor) -> bool:
         """Whether a call reads the tensor."""
-        return any(_memory(t) == _memory(o) for _, *given, _ in self.calls for o in _tensors(given))
+        return any(
+            _memory(t) == _memory(o) for _, *operands, _ in self.calls for o in _tensors(operands)
+        )
 
 
 class _Planner:
@@ -266,10 +268,10 @@ class _Planner:
         return _call, bound, {"out": out}
 
     def _finish(self, loss: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Write what is not yet in its place there, now that nothing reads the old state."""
+        """Write what is not yet in its place there, when nothing reads the old state any more."""
         state = {_memory(t) for t in self._targets}
 
-        def kept(t: Tensor) -> Tensor:
+        def saved(t: Tensor) -> Tensor:
             """``t``, copied away from the memory that the last calls overwrite."""
             if _memory(t) not in state:
                 return t
@@ -277,9 +279,9 @@ class _Planner:
             self.calls.append((_copy, (t,), {"out": copy}))
             return copy
 
-        losses = tuple(kept(self._stand_in(t)) for t in loss)
+        losses = tuple(saved(self._stand_in(t)) for t in loss)
         pairs = zip(self._targets, map(self._stand_in, self._results), strict=True)
-        moves = [(target, kept(t)) for target, t in pairs if t is not target]
+        moves = [(target, saved(t)) for target, t in pairs if t is not target]
         self.calls += [(_copy, (t,), {"out": target}) for target, t in moves]
         return losses
 
@@ -315,15 +317,17 @@ class PlanRunner(ReplayRunner):
             rows = rows.unbind()
         plan = self._plan(data, rows, columns)
         losses = map_leaves(lambda t: t.new_empty((steps, *t.shape)), plan.loss)
-        numbers = [(t, c) for t, c in zip(plan.now, columns, strict=True) if plan.reads(t)]
-        kept = [(to.unbind(), t) for to, t in zip(*map(leaves, (losses, plan.loss)), strict=True)]
+        numbers = [(t, c) for t, c in zip(plan.step_inputs, columns, strict=True) if plan.reads(t)]
+        reports = [
+            (to.unbind(), t) for to, t in zip(*map(leaves, (losses, plan.loss)), strict=True)
+        ]
         for i in range(steps):
             if rows is not None:
                 _gather(data, rows[i], plan.batch)
             for t, column in numbers:
                 t.copy_(column[i])
             plan.replay()
-            for to, t in kept:
+            for to, t in reports:
                 to[i].copy_(t)
         return losses
 
@@ -340,13 +344,17 @@ class PlanRunner(ReplayRunner):
         if rows is not None:
             batch = tuple(torch.empty(shape, dtype=dtype) for dtype, shape in forms)
             _gather(data, rows[0], batch)
-        now = tuple(column[0].clone() for column in columns)
+        step_inputs = tuple(column[0].clone() for column in columns)
         with _Recorder() as recorder:
-            recorded = self._step(self._backend.xp, self._state, (*batch, now))
+            recorded = self._step(self._backend.xp, self._state, (*batch, step_inputs))
         after, loss = (tuple(leaves(tree)) for tree in recorded)
-        planner = _Planner(recorder.calls, tuple(leaves(self._state)), (*batch, *now), after, loss)
-        held = iter(planner.loss)
-        plan = Plan(planner.calls, batch, now, map_leaves(lambda _: next(held), recorded[1]))
+        planner = _Planner(
+            recorder.calls, tuple(leaves(self._state)), (*batch, *step_inputs), after, loss
+        )
+        losses = iter(planner.loss)
+        plan = Plan(
+            planner.calls, batch, step_inputs, map_leaves(lambda _: next(losses), recorded[1])
+        )
         self._verify(plan, recorded)
         self._plans.pop(key)
         return self._plans.put(key, plan)
@@ -359,7 +367,7 @@ class PlanRunner(ReplayRunner):
         try:
             # The second step starts from another state: it shows what was taken for a constant
             # (numbers that went through NumPy), and a step that keeps a state of its own.
-            batch = (*plan.batch, plan.now)
+            batch = (*plan.batch, plan.step_inputs)
             second = copy(self._step(self._backend.xp, copy(first[0]), batch))
             for expected in (first, second):
                 plan.replay()

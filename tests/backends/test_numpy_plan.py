@@ -1,6 +1,6 @@
-"""The NumPy plan: the numbers of the step as it is written, from memory that stays.
+"""The NumPy plan: the numbers of the eager step, from memory that stays.
 
-A small piece size (``tile=16``) makes short arrays count as long ones, so that every path runs on
+A small tile size (``tile=16``) makes short arrays count as long ones, so that every path runs on
 arrays of a few entries.
 """
 
@@ -62,7 +62,7 @@ def poison(plan: Plan, state: Any) -> None:
     """Fill all memory of a plan that must not carry anything from one replay to the next."""
     known = plan.replay.__globals__
     kept = [*leaves(state), *(a for n, a in known.items() if n[0] in "sc" and n[1:].isdigit())]
-    cut = [piece for n, p in known.items() if n.startswith("pieces") for piece in p]
+    cut = [tile for n, p in known.items() if n.startswith("tiles") for tile in p]
     found = [a for n, a in known.items() if n[0] == "v" and n[1:].isdigit()]
     for array in [*found, *itertools.chain.from_iterable(cut)]:
         if array.flags.writeable and not any(np.may_share_memory(array, k) for k in kept):
@@ -505,7 +505,7 @@ def test_new_state_over_old(new: Any, wanted: Any) -> None:
             np.testing.assert_array_equal(runner.state, wanted)
 
 
-def test_pieces_of_a_run_do_not_overwrite_what_later_pieces_read() -> None:
+def test_tiles_of_a_loop_do_not_overwrite_what_later_tiles_read() -> None:
     def step(xp: Any, state: Any, batch: Any) -> Any:
         (w,) = state
         return ((xp.exp(w) + w[::-1, :]) * 0.5,), ()
@@ -514,7 +514,7 @@ def test_pieces_of_a_run_do_not_overwrite_what_later_pieces_read() -> None:
     written, planned = EagerRunner(numpy(), step, state), PlanRunner(numpy(), step, state, SHORT)  # type: ignore[arg-type]
     for runner in (written, planned):
         runner.run((np.ones(1),), None, (np.ones(3),))
-    assert "for piece in" in planned.plan((np.ones(1),), (np.ones(3),)).source
+    assert "for tile in" in planned.plan((np.ones(1),), (np.ones(3),)).source
     agree(written.state, planned.state)
 
 

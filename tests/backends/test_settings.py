@@ -127,6 +127,7 @@ OF_TORCH: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.filterwarnings("ignore:In CPU autocast")
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @pytest.mark.filterwarnings("ignore:Please use the new API")
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_switches_of_torch(name: str) -> None:

@@ -6,14 +6,14 @@ a large one is memory that the system hands out anew, page by page, for every te
 changes from step to step. So the step runs once under a tracer, and from then on a step is a list of
 NumPy calls whose every operand and result is an array that is already there.
 
->>> import array_api_compat.numpy as xp
 >>> import numpy as np
+>>> from portable_bp import get_backend
 >>> def step(xp, state, batch):  # least squares by gradient descent, one batch
 ...     (w,), (x, y, (rate,)) = state, batch
 ...     error = xp.matmul(x, w) - y
 ...     return (w - rate * xp.matmul(x.T, error),), xp.sum(error * error)
 >>> x, y, rates = np.eye(3), np.asarray([1.0, 2.0, 3.0]), np.asarray([0.5, 0.5, 0.25])
->>> runner = PlanRunner(xp, step, (np.zeros(3),), PlanOptions())
+>>> runner = PlanRunner(get_backend("numpy"), step, (np.zeros(3),), PlanOptions())
 >>> runner.run((x, y), None, (rates,))  # three steps, and their losses
 array([14.   ,  3.5  ,  0.875])
 >>> runner.state
@@ -39,14 +39,17 @@ The way there, one module for each stage:
 ``trace``
     The function gets arrays and a namespace that note each call and carry it out. The notes are a
     graph. What does not depend on the inputs is no node in it: Python has folded the constants.
-``neighbours``
+``traced``, ``arguments``, ``rewrites``
+    The stand-ins for arrays; what may stand in a graph, and when two calls are the same; what a call
+    comes down to.
+``fusion``
     An optimiser says the same dozen operations of every tensor. The state's arrays lie side by side
     in one buffer, so that each of these operations is one call for all tensors together.
 ``memory``
     Who is read last by whom, and therefore: ``v0 - y`` may go over ``v0``, the new ``s0`` over the
-    old, any result into memory that is free again. A transpose or a reshape is a window, made once
-    (``x2`` is ``x.T``). Long element-wise expressions run piece by piece, to stay in the cache.
-``calls``
+    old, any result into memory that is free again. A transpose or a reshape is a view, made once
+    (``x2`` is ``x.T``). Long element-wise expressions run tile by tile, to stay in the cache.
+``lowering``
     The quickest NumPy calls that give a value. A function that is not known is simply called, and
     its result copied to its place: a plan never needs to know everything to be right.
 ``source``, ``plan``
@@ -54,7 +57,7 @@ The way there, one module for each stage:
 ``runner``
     Mini-batches are gathered into buffers of the plan, many ahead; steps run; losses are collected.
 
-The numbers are those of the function as it is written. With ``PlanOptions(exact=True)`` they are the
+The numbers are those of the eager function. With ``PlanOptions(exact=True)`` they are the
 same to the last bit; without it the rewrites that :class:`PlanOptions` states may round otherwise.
 """
 

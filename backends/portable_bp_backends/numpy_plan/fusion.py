@@ -94,14 +94,14 @@ def _mostly_same(a: Node, b: Node) -> bool:
 
 def _expression(a: Node) -> set[Node]:
     """The element-wise operations of a's shape that a is made of."""
-    found: set[Node] = set()
+    expression: set[Node] = set()
     todo = [a]
     while todo:
         node = todo.pop()
-        if node.elementwise and node.shape == a.shape and node not in found:
-            found.add(node)
+        if node.elementwise and node.shape == a.shape and node not in expression:
+            expression.add(node)
             todo += node.sources
-    return found
+    return expression
 
 
 def _same_call(lanes: Lanes) -> bool:

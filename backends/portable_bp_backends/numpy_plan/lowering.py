@@ -8,7 +8,7 @@ import numpy as np
 
 from portable_bp._tree import leaves, map_leaves
 from portable_bp_backends.numpy_plan.graph import Node
-from portable_bp_backends.numpy_plan.memory import Memory, Run
+from portable_bp_backends.numpy_plan.memory import FusedLoop, Memory
 from portable_bp_backends.numpy_plan.options import PlanOptions
 from portable_bp_backends.numpy_plan.source import Call, Name, Operand, Source
 
@@ -19,18 +19,18 @@ _SHORT_SUM = 1 << 12
 _WORDS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 
 
-class Calls:
+class Lowering:
     """Chooses the calls, and has :class:`Memory` assign their results.
 
     Attributes
     ----------
-    given, numbers : from a node that is handed in to the name of the parameter
+    inputs, numbers : from a node that is handed in to the name of the parameter
     """
 
     def __init__(self, memory: Memory, source: Source, options: PlanOptions) -> None:
         self._memory, self._source, self._options = memory, source, options
         self._constants: dict[Any, Any] = {}
-        self.given: dict[Node, Name] = {}
+        self.inputs: dict[Node, Name] = {}
         self.numbers: dict[Node, Name] = {}
 
     def value(self, a: Any) -> Any:
@@ -39,11 +39,11 @@ class Calls:
             if isinstance(a, np.ndarray):
                 self._source.name(a, "c")
             return a
-        if a in self._memory.handed:
-            return self.given.setdefault(a, Name(f"x{len(self.given)}"))
+        if a in self._memory.external:
+            return self.inputs.setdefault(a, Name(f"x{len(self.inputs)}"))
         if a in self._memory.numbers:
             return self.numbers.setdefault(a, Name(f"n{len(self.numbers)}"))
-        return self._memory.where[a]
+        return self._memory.arrays[a]
 
     def make(self, i: int, node: Node) -> list[Call]:
         """The calls for the node at position i."""
@@ -156,38 +156,38 @@ class Calls:
     # --- element-wise operations ------------------------------------------------------------------
 
     def _elementwise(self, i: int, node: Node, out: Any) -> list[Call]:
-        run = self._memory.runs.get(i)
-        result = Operand(out, "" if run is None else "piece" if self._is_local(node) else "rows")
+        loop = self._memory.loops.get(i)
+        result = Operand(out, "" if loop is None else "tile" if self._is_local(node) else "rows")
         if node.name == "where":
-            return self._where(i, node, run, result)
+            return self._where(i, node, loop, result)
         if node.name == "astype":
-            return [_copy(result, self._operand(node.args[0], node, run))]
+            return [_copy(result, self._operand(node.args[0], node, loop))]
         dtypes = _argument_dtypes(node)
-        operands = [self._operand(a, node, run, d) for a, d in zip(node.args, dtypes, strict=True)]
+        operands = [self._operand(a, node, loop, d) for a, d in zip(node.args, dtypes, strict=True)]
         if node.ufunc in (np.maximum, np.minimum):
             # These have no fast loop for an array and a number, and take `out` by name only.
-            a, b = (self._spread(o, node, run) for o in operands)
+            a, b = (self._spread(o, node, loop) for o in operands)
             return [
                 Call(f"{self._source.name(node.ufunc)}({{0}}, {{1}}, out={{2}})", (a, b, result))
             ]
-        if run is None and len(node.shape) == 2 and node.shape[0] == 1:
+        if loop is None and len(node.shape) == 2 and node.shape[0] == 1:
             return [self._call(node.ufunc, *_as_vectors([*operands, result]))]
         return [self._call(node.ufunc, *operands, result)]
 
-    def _where(self, i: int, node: Node, run: Run | None, out: Operand) -> list[Call]:
+    def _where(self, i: int, node: Node, loop: FusedLoop | None, out: Operand) -> list[Call]:
         """``where(c, a, b)`` as ``b ^ ((a ^ b) & -c)`` on the bits.
 
         np.where has no ``out``, and takes a branch for each entry, which is slow where ``c`` follows
         no pattern.
         """
-        c = self._operand(node.args[0], node, run)
-        a, b = (self._operand(x, node, run, node.dtype) for x in node.args[1:])
+        c = self._operand(node.args[0], node, loop)
+        a, b = (self._operand(x, node, loop, node.dtype) for x in node.args[1:])
         ours = all(isinstance(o.value, np.ndarray) and o.value.dtype == node.dtype for o in (a, b))
         word = _WORDS.get(node.dtype.itemsize)
         if not ours or word is None or node.args[0].dtype != bool or not node.shape:
             return [Call(f"{{3}}[...] = {self._source.name(np.where)}({{0}}, {{1}}, {{2}})",
                          (c, a, b, out))]  # fmt: skip
-        shape, cut = (node.shape, "") if run is None else (run.piece, "piece")
+        shape, cut = (node.shape, "") if loop is None else (loop.tile, "tile")
         mask = Operand(self._memory.temporary(i, shape, word), cut)
         a, b, out = (Operand(o.value.view(word), o.cut) for o in (a, b, out))
         return [
@@ -201,14 +201,14 @@ class Calls:
     def _is_local(self, a: Any) -> bool:
         return isinstance(a, Node) and a in self._memory.local
 
-    def _operand(self, a: Any, node: Node, run: Run | None, dtype: Any = None) -> Operand:
+    def _operand(self, a: Any, node: Node, loop: FusedLoop | None, dtype: Any = None) -> Operand:
         if not isinstance(a, Node | np.ndarray):
             try:
                 return Operand(self._constant(a, dtype))
             except OverflowError:  # x > 300 for bytes x: NumPy has an answer
                 return Operand(a)
-        rows = run and len(a.shape) == len(node.shape) and a.shape[0] == node.shape[0]
-        return Operand(self.value(a), "piece" if self._is_local(a) else "rows" if rows else "")
+        rows = loop and len(a.shape) == len(node.shape) and a.shape[0] == node.shape[0]
+        return Operand(self.value(a), "tile" if self._is_local(a) else "rows" if rows else "")
 
     def _constant(self, number: Any, dtype: Any, shape: tuple[int, ...] = ()) -> Any:
         """An array of one number; a 0-d array is the fastest form in which a ufunc takes one."""
@@ -219,12 +219,12 @@ class Calls:
             self._source.name(self._constants[key], "c")
         return self._constants[key]
 
-    def _spread(self, operand: Operand, node: Node, run: Run | None) -> Operand:
+    def _spread(self, operand: Operand, node: Node, loop: FusedLoop | None) -> Operand:
         """A constant number as an array of it."""
-        number, shape = operand.value, node.shape if run is None else run.piece
+        number, shape = operand.value, node.shape if loop is None else loop.tile
         if not any(number is c for c in self._constants.values()) or number.shape:
             return operand
-        return Operand(self._constant(number, number.dtype, shape), "piece" if run else "")
+        return Operand(self._constant(number, number.dtype, shape), "tile" if loop else "")
 
 
 def _copy(to: Any, source: Any) -> Call:
@@ -251,8 +251,8 @@ def _argument_dtypes(node: Node) -> tuple[Any, ...]:
     kinds = [getattr(a, "dtype", np.dtype(bool) if type(a) is bool else type(a)) for a in node.args]
     if all(isinstance(kind, np.dtype) for kind in kinds):
         return tuple(kinds)
-    found: tuple[Any, ...] = node.ufunc.resolve_dtypes((*kinds, None))
-    return found[:-1]
+    dtypes: tuple[Any, ...] = node.ufunc.resolve_dtypes((*kinds, None))
+    return dtypes[:-1]
 
 
 def _as_vectors(operands: list[Operand]) -> list[Operand]:

@@ -1,18 +1,18 @@
-"""Where each value of a plan lies: windows, lifetimes, donation, and a pool of blocks to reuse.
+"""Where each value of a plan lies: views, lifetimes, donation, and a pool of blocks to reuse.
 
-Every value has an *owner*, the node whose memory it lies in: itself, or for a window (a transpose, a
+Every value has an *owner*, the node whose memory it lies in: itself, or for a view (a transpose, a
 reshape, a slice) the node that it looks at. An owner's memory is free after the last call that reads
-it through any window. From this follow
+it through any view. From this follow
 
 - operations in place: a result goes over an operand that nobody reads again;
 - donation: a new state goes over the old one, as soon as nobody reads the old one again;
 - reuse: any other result takes the smallest free block that holds it;
 - joins for nothing: values that are wanted side by side are made side by side.
 
-Long element-wise expressions run piece by piece, all calls on one piece before the next piece, so
-that a piece stays in the cache. A value that is only needed inside such a *run* has memory for one
-piece. Two rules keep the pieces of a run apart: memory that is read otherwise than piece by piece
-stays as it is until the run ends, and no block changes its owner before that.
+Long element-wise expressions loop tile by tile, all calls on one tile before the next tile, so
+that a tile stays in the cache. A value that is only needed inside such a *loop* has memory for one
+tile. Two rules keep the tiles of a loop apart: memory that is read otherwise than tile by tile
+stays as it is until the loop ends, and no block changes its owner before that.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class State:
 
 
 @dataclass(eq=False)
-class Run:
+class FusedLoop:
     """Element-wise operations of one shape at the positions start .. stop, ``rows`` at a time."""
 
     start: int
@@ -84,10 +84,10 @@ class Run:
     shape: tuple[int, ...]
     rows: int
     free: list[Any] = field(default_factory=list)
-    """Blocks for one piece that the run has taken and needs no more."""
+    """Blocks for one tile that the loop has taken and needs no more."""
 
     @property
-    def piece(self) -> tuple[int, ...]:
+    def tile(self) -> tuple[int, ...]:
         return (self.rows, *self.shape[1:])
 
 
@@ -96,13 +96,13 @@ class Memory:
 
     Attributes
     ----------
-    where : from a node to its array
-    handed : inputs and windows on them, whose memory is not ours
+    arrays : from a node to its array
+    external : inputs and views of them, whose memory is not ours
     numbers : 0-d inputs that change from step to step
-    windows : nodes that only look at memory of ours
+    views : nodes that only look at memory of ours
     placed : from a node to the join that it is made in, and its start there
-    runs : from a position to the run that it is in
-    local : nodes that nobody outside of their run reads: they have memory for one piece
+    loops : from a position to the loop that it is in
+    local : nodes that nobody outside of their loop reads: they have memory for one tile
     """
 
     def __init__(
@@ -116,30 +116,30 @@ class Memory:
         self._graph, self._order, self._state, self._options = graph, order, state, options
         self._leaf = {node: i for i, node in enumerate(graph.state)}
         self.pool = Pool()
-        self.where: dict[Node, Any] = dict(zip(graph.state, state.arrays, strict=True))
+        self.arrays: dict[Node, Any] = dict(zip(graph.state, state.arrays, strict=True))
         self._block: dict[Node, Any] = {}
         self._temporary: list[Any] = []
         self._sort()
         self._find_targets(lanes)
         self._place_joins()
-        self._find_runs()
+        self._find_loops()
         self._find_lifetimes()
 
     # --- what kind of value each node is ----------------------------------------------------------
 
     def _sort(self) -> None:
-        self.handed = set(self._graph.inputs)
+        self.external = set(self._graph.inputs)
         self.numbers = set(self._graph.numbers)
-        self.windows: set[Node] = set()
+        self.views: set[Node] = set()
         for node in self._order:
-            if node.view and node.args[0] in self.handed:
-                self.handed.add(node)
+            if node.view and node.args[0] in self.external:
+                self.external.add(node)
             elif node.view and node.args[0] not in self.numbers:
-                self.windows.add(node)
+                self.views.add(node)
 
     def is_called(self, node: Node) -> bool:
         """Whether a call makes this value, each time the plan runs."""
-        looks = node in self.windows or node in self.handed or node in self.stretches
+        looks = node in self.views or node in self.external or node in self.stretches
         return not (looks or node.name == "item" or node.call is an_input)
 
     def _find_targets(self, lanes: dict[Node, Lanes]) -> None:
@@ -151,9 +151,9 @@ class Memory:
         self._targets: dict[Node, list[int]] = {new: [i] for new, i in leaf_of.items()}
         self._after = {a: b for row in rows_of_memory(self._graph.state) for a, b in pairwise(row)}
         for joint, packed in lanes.items():
-            found = [leaf_of.get(node, -1) for node in packed]
-            if self._adjacent(found):
-                self._targets[joint] = found
+            places = [leaf_of.get(node, -1) for node in packed]
+            if self._adjacent(places):
+                self._targets[joint] = places
 
     def _adjacent(self, leaves: Sequence[int]) -> bool:
         return -1 not in leaves and all(self._after.get(a) == b for a, b in pairwise(leaves))
@@ -164,9 +164,9 @@ class Memory:
         self.placed: dict[Node, tuple[Node, int]] = {}
         for node in self._order:
             parts = node.parts
-            found = [self._leaf.get(part, -1) for part in parts]
-            if parts and self._adjacent(found):
-                self.stretches[node] = found
+            places = [self._leaf.get(part, -1) for part in parts]
+            if parts and self._adjacent(places):
+                self.stretches[node] = places
                 continue
             start = 0
             for part in parts:
@@ -181,37 +181,37 @@ class Memory:
 
     def _made_as(self, part: Node) -> Node | None:
         """The called node whose entries, in the order of memory, are those of ``part``."""
-        windows = []
-        while part in self.windows:
-            windows.append(part)
+        views = []
+        while part in self.views:
+            views.append(part)
             part = part.args[0]
         if part.parts or part in self._targets or not self.is_called(part):
             return None
         array = like = np.empty(part.shape, part.dtype)
-        for window in reversed(windows):
-            array = window.call(array, *window.args[1:], **window.kwargs)
+        for view in reversed(views):
+            array = view.call(array, *view.args[1:], **view.kwargs)
         same = array.size == like.size and array.dtype == like.dtype and array.flags.c_contiguous
         return part if same and array.ctypes.data == like.ctypes.data else None
 
     def seen_through(self, node: Node) -> Node:
-        """The node that a window looks at; any other node itself."""
-        while node in self.windows:
+        """The node that a view looks at; any other node itself."""
+        while node in self.views:
             node = node.args[0]
         return node
 
     def owners(self, node: Node) -> tuple[Node, ...]:
         """The nodes whose memory ``node`` lies in: several for a stretch of the state."""
         node = self.seen_through(node)
-        if node in self.handed or node in self.numbers:
+        if node in self.external or node in self.numbers:
             return ()
         if node in self.stretches:
             return tuple(self._graph.state[i] for i in self.stretches[node])
         return (self.placed[node][0] if node in self.placed else node,)
 
-    # --- runs -------------------------------------------------------------------------------------
+    # --- loops -------------------------------------------------------------------------------------
 
-    def _find_runs(self) -> None:
-        self.runs: dict[int, Run] = {}
+    def _find_loops(self) -> None:
+        self.loops: dict[int, FusedLoop] = {}
         members: dict[Node, int] = {}
 
         def close() -> None:
@@ -219,15 +219,15 @@ class Memory:
                 start, *_, stop = members.values()
                 shape = self._order[start].shape
                 row = max(map(_widest, members)) * self._order[start].size // shape[0]
-                run = Run(start, stop, shape, max(1, self._options.tile // row))
-                self.runs.update(dict.fromkeys(range(start, stop + 1), run))
+                loop = FusedLoop(start, stop, shape, max(1, self._options.tile // row))
+                self.loops.update(dict.fromkeys(range(start, stop + 1), loop))
             members.clear()
 
         for i, node in enumerate(self._order):
             if self.is_called(node):
                 fits = self._can_be_cut(node) and node.shape == next(iter(members), node).shape
                 if not fits or any(
-                    s in self.windows and self.seen_through(s) in members for s in node.sources
+                    s in self.views and self.seen_through(s) in members for s in node.sources
                 ):
                     close()
                 if self._can_be_cut(node):
@@ -236,22 +236,22 @@ class Memory:
         users = defaultdict(set)
         for i, node in enumerate(self._order):
             for source in node.sources:
-                users[source].add(self.runs.get(i) if self.is_called(node) else None)
-        kept = {n for n in (*self._graph.new_state, *self._graph.results) if isinstance(n, Node)}
+                users[source].add(self.loops.get(i) if self.is_called(node) else None)
+        wanted = {n for n in (*self._graph.new_state, *self._graph.results) if isinstance(n, Node)}
         self.local = {
             node
             for i, node in enumerate(self._order)
             if self.is_called(node)
-            and i in self.runs
-            and users[node] == {self.runs[i]}
-            and node not in kept
+            and i in self.loops
+            and users[node] == {self.loops[i]}
+            and node not in wanted
             and node not in self.placed
         }
 
     def _can_be_cut(self, node: Node) -> bool:
         if not self._options.tile or not node.elementwise or not node.shape:
             return False
-        whole = any(s in self.handed and len(s.shape) == len(node.shape) for s in node.sources)
+        whole = any(s in self.external and len(s.shape) == len(node.shape) for s in node.sources)
         big = node.size * _widest(node) >= 2 * self._options.tile
         return big and node.shape[0] > 1 and not whole
 
@@ -263,19 +263,19 @@ class Memory:
             if not self.is_called(node):
                 continue
             for source in node.sources:
-                piecewise = source.shape == node.shape and source not in self.windows
-                read = i if piecewise or i not in self.runs else self.runs[i].stop + 0.5
+                tilewise = source.shape == node.shape and source not in self.views
+                read = i if tilewise or i not in self.loops else self.loops[i].stop + 0.5
                 for owner in self.owners(source):
                     self._last[owner] = max(self._last.get(owner, -1), read)
-        for kept in (*self._graph.new_state, *self._graph.results):
-            if isinstance(kept, Node):
-                self._last.update(dict.fromkeys(self.owners(kept), inf))
+        for wanted in (*self._graph.new_state, *self._graph.results):
+            if isinstance(wanted, Node):
+                self._last.update(dict.fromkeys(self.owners(wanted), inf))
         self._ends: dict[int, list[Node]] = defaultdict(list)
         for owner, last in self._last.items():
             if last < inf:
-                run = self.runs.get(floor(last))
-                late = run is not None and owner not in self.local
-                self._ends[run.stop if run and late else floor(last)].append(owner)
+                loop = self.loops.get(floor(last))
+                late = loop is not None and owner not in self.local
+                self._ends[loop.stop if loop and late else floor(last)].append(owner)
 
     def items(self, several: Node) -> list[Node]:
         """The wanted results of a call that has several."""
@@ -288,34 +288,34 @@ class Memory:
         if node in self.placed:
             joint, start = self.placed[node]
             flat = self.assign(i, joint)
-            self.where[node] = flat[start : start + node.size].reshape(node.shape)
-        elif node not in self.where:  # a join is, from its first part on
+            self.arrays[node] = flat[start : start + node.size].reshape(node.shape)
+        elif node not in self.arrays:  # a join is, from its first part on
             operand = self._dying_operand(i, node)
             if self._may_replace_state(i, node):
                 leaves = self._targets[node]
-                self.where[node] = self._state.stretch(leaves[0], leaves[-1]).reshape(node.shape)
+                self.arrays[node] = self._state.stretch(leaves[0], leaves[-1]).reshape(node.shape)
             elif operand is not None:
-                self.where[node] = self.where[operand]
+                self.arrays[node] = self.arrays[operand]
                 self._block[node] = self._block.pop(operand)
             else:
                 self._block[node] = self._take(i, node)
-                self.where[node] = _shaped(self._block[node], self._shape(i, node), node.dtype)
-        return self.where[node]
+                self.arrays[node] = _shaped(self._block[node], self._shape(i, node), node.dtype)
+        return self.arrays[node]
 
     def look(self, node: Node) -> bool:
-        """Give a window its array; False when it has to be filled by a call after all."""
-        memory = self.where[node.args[0]]
+        """Give a view its array; False when it has to be filled by a call after all."""
+        memory = self.arrays[node.args[0]]
         array = node.call(memory, *node.args[1:], **node.kwargs)
         shares = isinstance(array, np.ndarray) and np.may_share_memory(array, memory)
         if not shares:
             array = np.empty(node.shape, node.dtype)
-        self.where[node] = array
+        self.arrays[node] = array
         return shares
 
     def look_at_state(self, node: Node) -> None:
         """Give a join of leaves that stand side by side its array."""
         leaves = self.stretches[node]
-        self.where[node] = self._state.stretch(leaves[0], leaves[-1])
+        self.arrays[node] = self._state.stretch(leaves[0], leaves[-1])
 
     def temporary(self, i: int, shape: tuple[int, ...], dtype: Any) -> Any:
         """Memory for the calls of position i alone."""
@@ -325,23 +325,23 @@ class Memory:
 
     def release(self, i: int) -> None:
         """Take back what the call at position i was the last to read."""
-        run = self.runs.get(i)
+        loop = self.loops.get(i)
         if not self._options.reuse:
             return
         for owner in self._ends.get(i, ()):
             if owner in self._block:
                 block = self._block.pop(owner)
-                (run.free.append if run and owner in self.local else self.pool.give)(block)
+                (loop.free.append if loop and owner in self.local else self.pool.give)(block)
         for block in self._temporary:
-            (run.free.append if run else self.pool.give)(block)
+            (loop.free.append if loop else self.pool.give)(block)
         self._temporary.clear()
-        if run and run.stop == i:
-            for block in run.free:
+        if loop and loop.stop == i:
+            for block in loop.free:
                 self.pool.give(block)
-            run.free.clear()
+            loop.free.clear()
 
     def _shape(self, i: int, node: Node) -> tuple[int, ...]:
-        return self.runs[i].piece if node in self.local else node.shape
+        return self.loops[i].tile if node in self.local else node.shape
 
     def _take(self, i: int, node: Node) -> Any:
         if node in self.local:
@@ -350,7 +350,7 @@ class Memory:
 
     def _take_block(self, i: int, shape: tuple[int, ...], dtype: Any) -> Any:
         nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        free = self.runs[i].free if i in self.runs else []
+        free = self.loops[i].free if i in self.loops else []
         for k, block in enumerate(free):
             if block.nbytes >= nbytes:
                 return free.pop(k)
@@ -388,7 +388,7 @@ class Memory:
         return (
             node.elementwise
             and operand.shape == node.shape
-            and operand not in self.windows
+            and operand not in self.views
             and set(self.owners(operand)) == owners
             and all(s is operand or not owners.intersection(self.owners(s)) for s in node.sources)
             # where(c, a, b) is several calls: the first of them reads a for the last time

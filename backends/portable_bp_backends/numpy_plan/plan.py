@@ -10,14 +10,14 @@ import numpy as np
 from portable_bp_backends.numpy_plan.arguments import equal_entries
 from portable_bp_backends.numpy_plan.fusion import schedule
 from portable_bp_backends.numpy_plan.graph import Graph, Node
-from portable_bp_backends.numpy_plan.lowering import Calls
+from portable_bp_backends.numpy_plan.lowering import Lowering
 from portable_bp_backends.numpy_plan.memory import Memory, State
 from portable_bp_backends.numpy_plan.options import PlanOptions
 from portable_bp_backends.numpy_plan.source import Call, Operand, Source
 
 
 class Plan:
-    """A graph, ready to run.
+    """A graph, ready to loop.
 
     Attributes
     ----------
@@ -34,74 +34,76 @@ class Plan:
         source = Source()
         for array in state.arrays:
             source.name(array, "s")
-        calls = Calls(memory, source, options)
-        _write(order, memory, calls, source)
-        returned = _write_end(graph, state, memory, calls, source)
+        lowering = Lowering(memory, source, options)
+        _write(order, memory, lowering, source)
+        returned = _write_end(graph, state, memory, lowering, source)
         self._inputs, self._numbers = graph.inputs, graph.numbers
-        self._windows = [node for node in order if node in memory.handed]
-        self._given, self._each = tuple(calls.given), tuple(calls.numbers)
-        parameters = (*calls.given.values(), *calls.numbers.values())
+        self._views = [node for node in order if node in memory.external]
+        self._arguments, self._columns = tuple(lowering.inputs), tuple(lowering.numbers)
+        parameters = (*lowering.inputs.values(), *lowering.numbers.values())
         self.source, self.replay = source.compile(parameters, returned)
         self.results, self.form, self.nbytes = graph.results, graph.form, memory.pool.nbytes
 
     def bind(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
-        """The given arrays, and windows on them, as ``replay`` takes them."""
+        """The given arrays, and views of them, as ``replay`` takes them."""
         known = dict(zip(self._inputs, arrays, strict=True))
-        for node in self._windows:
+        for node in self._views:
             known[node] = node.call(known[node.args[0]], *node.args[1:], **node.kwargs)
-        return tuple(map(known.__getitem__, self._given))
+        return tuple(map(known.__getitem__, self._arguments))
 
     def numbers(self, table: Sequence[Any]) -> list[tuple[Any, ...]]:
         """For each step the 0-d arrays that ``replay`` takes, from arrays of one entry per step."""
         steps = len(table[0])
         known = dict(zip(self._numbers, table, strict=True))
         columns = []
-        for column in map(known.__getitem__, self._each):
+        for column in map(known.__getitem__, self._columns):
             same = equal_entries(column)
             columns.append([column[0 if same else i, ...] for i in range(1 if same else steps)])
             columns[-1] *= steps if same else 1
         return list(zip(*columns, strict=True)) if columns else [()] * steps
 
 
-def _write(order: list[Node], memory: Memory, calls: Calls, source: Source) -> None:
-    """The calls of all nodes in their order; those of a run when it is complete."""
+def _write(order: list[Node], memory: Memory, lowering: Lowering, source: Source) -> None:
+    """The calls of all nodes in their order; those of a loop when it is complete."""
     position = {node: i for i, node in enumerate(order)}
     pending: list[Call] = []
-    after: list[Node] = []  # windows on a run's values that turned out to be copies
+    after: list[Node] = []  # views of a loop's values that turned out to be copies
     for i, node in enumerate(order):
-        run = memory.runs.get(i)
+        loop = memory.loops.get(i)
         if node in memory.stretches:
             memory.look_at_state(node)
-            source.name(memory.where[node], "s")
-        elif node in memory.windows:
+            source.name(memory.arrays[node], "s")
+        elif node in memory.views:
             if not memory.look(node):
                 seen = position.get(memory.seen_through(node), -1)
-                if run is not None and run.start <= seen:
+                if loop is not None and loop.start <= seen:
                     after.append(node)
                 else:
-                    source.write([calls.fill(node, memory.where[node])], node)
+                    source.write([lowering.fill(node, memory.arrays[node])], node)
         elif memory.is_called(node):
-            made = calls.make(i, node)
-            if run is None:
+            made = lowering.make(i, node)
+            if loop is None:
                 source.write(made, node)
             else:
                 pending += made
-                if i == run.stop:
-                    source.write_run(run, pending)
-                    for window in after:
-                        source.write([calls.fill(window, memory.where[window])], window)
+                if i == loop.stop:
+                    source.write_loop(loop, pending)
+                    for view in after:
+                        source.write([lowering.fill(view, memory.arrays[view])], view)
                     pending, after = [], []
             memory.release(i)
 
 
-def _write_end(graph: Graph, state: State, memory: Memory, calls: Calls, source: Source) -> str:
+def _write_end(
+    graph: Graph, state: State, memory: Memory, lowering: Lowering, source: Source
+) -> str:
     """Copies of what could not be made in its place; answers with what ``replay`` returns.
 
     An old value of the state that is wanted elsewhere is copied before anything is written over it.
     """
 
     def saved(wanted: Any) -> Any:
-        value = calls.value(wanted)
+        value = lowering.value(wanted)
         if isinstance(wanted, Node) and not set(memory.owners(wanted)).isdisjoint(graph.state):
             copy = np.empty(wanted.shape, wanted.dtype)
             source.write([Call("{0}[...] = {1}", (Operand(copy), Operand(value)))])
@@ -112,7 +114,7 @@ def _write_end(graph: Graph, state: State, memory: Memory, calls: Calls, source:
     copies = [
         (place, saved(new))
         for place, new in zip(state.arrays, graph.new_state, strict=True)
-        if source.name(calls.value(new)) != source.name(place)
+        if source.name(lowering.value(new)) != source.name(place)
     ]
     for place, value in copies:
         source.write([Call("{0}[...] = {1}", (Operand(place), Operand(value)))], "new state")

@@ -49,8 +49,8 @@ def simplify(name: str, args: Any, kwargs: Any) -> Any:
         return np.zeros(x.shape, x.dtype) if type(args[1]) is int and not args[1] else None
     if name == "sum" and isinstance(x, Traced) and len(args) == 1 and set(kwargs) <= _OF_SUM:
         axis = kwargs.get("axis")
-        kept = kwargs.get("dtype") in (None, x.dtype) and x.dtype.kind == "f"
-        if kept and type(axis) is int and x.shape[axis] == 1:  # the sum of one number
+        same_kind = kwargs.get("dtype") in (None, x.dtype) and x.dtype.kind == "f"
+        if same_kind and type(axis) is int and x.shape[axis] == 1:  # the sum of one number
             return x if kwargs.get("keepdims") else x[_only(axis % x.ndim)]
     return None
 

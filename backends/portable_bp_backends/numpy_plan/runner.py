@@ -27,7 +27,7 @@ IDLE = 1 << 24
 """Bytes of the memory of steps that nothing runs at present, kept for another run of them."""
 
 LARGE = 1 << 23
-"""Bytes of arguments from which on a function runs as it is written."""
+"""Bytes of arguments from which on a function runs eagerly."""
 
 
 class _Batches:
@@ -79,9 +79,9 @@ _idle_lock = threading.RLock()  # the end of a runner may come in the middle of 
 def _keep(idle: dict[Any, _Workspace], form: Any, workspace: _Workspace) -> None:
     """Keep a workspace; all others are dropped when they have become too large together."""
     with _idle_lock:
-        kept = list(_idle.values())
-        if workspace.nbytes + sum(w.nbytes for ws in kept for w in list(ws.values())) > IDLE:
-            for workspaces in kept:
+        all_idle = list(_idle.values())
+        if workspace.nbytes + sum(w.nbytes for ws in all_idle for w in list(ws.values())) > IDLE:
+            for workspaces in all_idle:
                 workspaces.clear()
         if workspace.nbytes <= IDLE:
             idle[form] = workspace
@@ -182,12 +182,12 @@ class _Losses:
     def extend(self, arguments: Iterable[tuple[Any, ...]]) -> None:
         replay, values = self._replay, self.values
         if isinstance(values, tuple):
-            for given in arguments:
-                replay(*given)
+            for bound in arguments:
+                replay(*bound)
             return
         done = self._done
-        for given in arguments:
-            values[done] = replay(*given)
+        for bound in arguments:
+            values[done] = replay(*bound)
             done += 1
         self._done = done
 

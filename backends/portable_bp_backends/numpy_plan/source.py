@@ -1,4 +1,4 @@
-"""Writing a plan down as Python: names for arrays and functions, lines, and loops over pieces."""
+"""Writing a plan down as Python: names for arrays and functions, lines, and loops over tiles."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from portable_bp_backends.numpy_plan.memory import Run
+from portable_bp_backends.numpy_plan.memory import FusedLoop
 
-_OURS = re.compile(r"[a-z]\d+|run\d+|pieces?\d*|replay")
+_OURS = re.compile(r"[a-z]\d+|loop\d+|tiles?\d*|replay")
 
 
 class Name(str):
@@ -21,11 +21,11 @@ class Name(str):
 
 
 class Operand(NamedTuple):
-    """An array, or the :class:`Name` of a parameter, and how a run cuts it."""
+    """An array, or the :class:`Name` of a parameter, and how a loop cuts it."""
 
     value: Any
     cut: str = ""
-    """``""``: not at all; ``"rows"``: to the rows of a piece; ``"piece"``: to a piece's length."""
+    """``""``: not at all; ``"rows"``: to the rows of a tile; ``"tile"``: to a tile's length."""
 
 
 class Call(NamedTuple):
@@ -39,7 +39,7 @@ class Source:
     """Straight-line Python in which every array and function is a global name.
 
     Names say what an array is: ``s`` of the state, ``v`` a value, ``c`` a constant; ``x`` and ``n``
-    are what :meth:`Plan.bind` and :meth:`Plan.numbers` hand in, ``p`` is cut to a piece of a run.
+    are what :meth:`Plan.bind` and :meth:`Plan.numbers` hand in, ``p`` is cut to a tile of a loop.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Source:
         self._lines: list[str] = []
 
     def name(self, x: Any, stem: str = "v") -> str:
-        """The name of an array, with one name for all windows on the same entries, or of anything
+        """The name of an array, with one name for all views of the same entries, or of anything
         else."""
         if isinstance(x, Name):
             return x
@@ -92,30 +92,30 @@ class Source:
             names = (self.name(o.value) for o in call.operands)
             self._lines.append(call.line.format(*names) + note)
 
-    def write_run(self, run: Run, calls: Sequence[Call]) -> None:
-        """A function of one piece, and a loop that calls it with every piece."""
-        handed: dict[str, None] = {}
-        pieces: dict[tuple[str, str], tuple[str, Operand]] = {}
+    def write_loop(self, loop: FusedLoop, calls: Sequence[Call]) -> None:
+        """A function of one tile, and a loop that calls it with every tile."""
+        arguments: dict[str, None] = {}
+        tiles: dict[tuple[str, str], tuple[str, Operand]] = {}
 
         def name(operand: Operand) -> str:
             whole = self.name(operand.value)
             if operand.cut:
-                return pieces.setdefault((whole, operand.cut), (f"p{len(pieces)}", operand))[0]
+                return tiles.setdefault((whole, operand.cut), (f"p{len(tiles)}", operand))[0]
             if isinstance(operand.value, Name):
-                handed[whole] = None
+                arguments[whole] = None
             return whole
 
         lines = [f"    {call.line.format(*map(name, call.operands))}" for call in calls]
         number = len(self._functions)
-        parameters = ", ".join((*handed, *(p for p, _ in pieces.values())))
-        self._functions.append("\n".join([f"def run{number}({parameters}):", *lines, ""]))
-        self._objects[f"pieces{number}"] = [
-            tuple(_cut(operand, start, min(start + run.rows, run.shape[0]))
-                  for _, operand in pieces.values())
-            for start in range(0, run.shape[0], run.rows)
+        parameters = ", ".join((*arguments, *(p for p, _ in tiles.values())))
+        self._functions.append("\n".join([f"def loop{number}({parameters}):", *lines, ""]))
+        self._objects[f"tiles{number}"] = [
+            tuple(_cut(operand, start, min(start + loop.rows, loop.shape[0]))
+                  for _, operand in tiles.values())
+            for start in range(0, loop.shape[0], loop.rows)
         ]  # fmt: skip
-        arguments = "".join(f"{h}, " for h in handed)
-        self._lines.append(f"for piece in pieces{number}: run{number}({arguments}*piece)")
+        passed = "".join(f"{a}, " for a in arguments)
+        self._lines.append(f"for tile in tiles{number}: loop{number}({passed}*tile)")
 
     def compile(self, parameters: Sequence[str], returned: str) -> tuple[str, Callable[..., Any]]:
         """The source of the whole, and the function ``replay`` that it defines."""

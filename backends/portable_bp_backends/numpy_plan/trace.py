@@ -147,7 +147,7 @@ class Trace:
             results = f(self.namespace, *args)
         if self._refusal:  # the function went on without the answer
             raise CannotReplayError(self._refusal)
-        if any(now.tobytes() != then.tobytes() for now, then in self._seen_through):
+        if any(original.tobytes() != copy.tobytes() for original, copy in self._seen_through):
             raise CannotReplayError("it writes into an array")
         return results
 
@@ -220,11 +220,11 @@ class Trace:
 
     def _note_views(self, args: Any, nodes: Any, result: Any) -> None:
         """Remember constants that a result is a view of: they must not change any more."""
-        for given, copy in zip(leaves(args), leaves(nodes), strict=True):
-            if isinstance(given, np.ndarray) and any(
+        for argument, copy in zip(leaves(args), leaves(nodes), strict=True):
+            if isinstance(argument, np.ndarray) and any(
                 np.may_share_memory(r, copy) for r in leaves(result) if isinstance(r, np.ndarray)
             ):
-                self._seen_through.append((given, copy))
+                self._seen_through.append((argument, copy))
 
     def _traced(self, node: Any, result: Any) -> Any:
         if not isinstance(node, Node):
