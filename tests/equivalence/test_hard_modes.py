@@ -316,7 +316,9 @@ def test_an_epoch_of_jax_moves_nothing_that_it_was_not_handed() -> None:
     runner = where.compile(step, state)
     order = np.arange(20, dtype="int32").reshape(5, 4)
     placed = [where.asarray(a, str(a.dtype)) for a in (order, *table)]
-    program = runner._program.epoch  # the compiled program itself: run() hands it the host's numbers
+    program = (
+        runner._program.epoch
+    )  # the compiled program itself: run() hands it the host's numbers
     kept, losses = program(runner.state, batch, placed[0], tuple(placed[1:]))
     with jax.transfer_guard("disallow"):
         with pytest.raises(Exception, match="transfer"):
