@@ -208,6 +208,8 @@ def refuse_no_array(name: str, values: Any) -> None:
     modules = {k.__module__ for k in kind.__mro__}
     if isinstance(values, str | bytes | os.PathLike):
         instead = "read the file first, for example with portable_bp.datasets.load"
+        if "weight" in name:
+            instead = "pass one number per row"
         raise TypeError(f"{name} is {shown(values)}, not an array: {instead}")
     if any(m.startswith(("torch.utils.data", "tensorflow.python.data")) for m in modules):
         instead = (

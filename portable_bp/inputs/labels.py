@@ -38,7 +38,11 @@ def learn(spec: NetSpec, y: Any) -> HostArray | None:
     else:
         y = arrays.labels("y", y)
         booleans = y.dtype.kind == "b" and y.ndim == 1
-        if y.dtype.kind in "OU" and y.ndim == 1:
+        if y.dtype.kind in "OU":
+            if y.ndim != 1:
+                raise ValueError(
+                    f"y holds text in the shape {y.shape}; labels have the shape (n,), one per row"
+                )
             found: HostArray = np.unique(y.astype(str))
             if len(found) != classes:
                 raise ValueError(

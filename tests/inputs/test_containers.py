@@ -343,8 +343,11 @@ NO_ARRAYS: dict[str, tuple[Any, str]] = {
     "iterator": (iter([1.0]), r"is a list_iterator, not an array: .*numpy\.stack"),
     "dict": ({"a": NUMBERS}, r"is a dict, not an array: .*pandas\.DataFrame"),
     "set": ({1.0, 2.0}, "is a set, not an array: a set has no order"),
-    "path": (pathlib.Path("a.csv"), r"is .*Path\('a\.csv'\), not an array: .*datasets\.load"),
-    "text": ("a.csv", r"is 'a\.csv', not an array: .*datasets\.load"),
+    "path": (pathlib.Path("a.csv"), r"is .*Path\('a\.csv'\), not an array: "),
+    "text": (
+        "a.csv",
+        r"is 'a\.csv', not an array: (read .*datasets\.load|pass one number per row)",
+    ),
     "module": (torch.nn.Linear(1, 1), "is a Linear, not an array"),
     "object": (object(), "is a object, not an array: pass an array"),
 }
