@@ -116,7 +116,7 @@ BAD = [
         "dropout": 1.0, "clip_norm": 0.0, "max_time": 0.0, "weight_decay": -1.0, "tol": -1.0,
       }.items()],
     *[Bad(71, C, ValueError, "random_state", settings={"random_state": s}) for s in ("x", -1)],
-    Bad(72, C, ValueError, "Classes with too few members", X[:2], ["a", "b"],
+    Bad(72, C, ValueError, "too few", X[:2], ["a", "b"],
         settings={"early_stopping": True}),
     Bad(72, R, ValueError, "validation set is too small", X[:3], Y[:3],
         settings={"early_stopping": True}),
@@ -204,7 +204,9 @@ def test_the_same_numbers_in_another_form(good: Good, kind: Any) -> None:
     y = LABELS if kind is C else Y
     est, plain = small(kind).fit(good.X, y), small(kind).fit(good.plain, y)
     assert all(np.array_equal(a, b) for a, b in zip(est.coefs_, plain.coefs_, strict=True))
-    assert np.array_equal(est.predict(good.X), plain.predict(good.plain))
+    # Bits but for negative strides, which NumPy before 2.3 multiplies without its BLAS.
+    found, expected = est.predict(good.X), plain.predict(good.plain)
+    np.testing.assert_allclose(found, expected, rtol=1e-13 if good.row == 46 else 0)
 
 
 @pytest.mark.parametrize("form", ["csr_matrix", "csc_matrix", "coo_matrix", "csr_array"])
