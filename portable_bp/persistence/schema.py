@@ -55,9 +55,13 @@ def number(low: float = -math.inf, high: float = math.inf, *, finite: bool = Tru
 
 
 def text(place: str, value: Any) -> None:
-    """Text of up to :data:`MAX_TEXT` characters."""
+    """Text of up to :data:`MAX_TEXT` characters, without halves of characters (surrogates)."""
     if type(value) is not str or len(value) > MAX_TEXT:
         _fail(place, f"text of at most {MAX_TEXT} characters", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        _fail(place, "text that UTF-8 can hold", value)
 
 
 def choice(*values: Any) -> Check:

@@ -281,6 +281,7 @@ def array_of(name, value):
         (changed(classes=["a"]), "with 1 classes"),
         (changed(classes=["a", "a"]), "a class comes twice"),
         (changed(classes=["a", "b", "c"]), "2 features and 3 outputs"),
+        (changed(classes=["a", "\ud800"]), "text that UTF-8 can hold"),
         (changed(classes=["a", None]), r"classes'\]\[1\]"),
         (changed(classes=["a", ["b"]]), r"classes'\]\[1\]"),
         (changed(classes=["a", HUGE]), r"classes'\]\[1\]"),
