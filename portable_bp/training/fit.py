@@ -85,7 +85,8 @@ def fit(
         Finite numbers of any library. Host data are moved to ``backend``; a tensor that requires a
         gradient is detached. Sparse rows become dense batch by batch.
     y : array of shape (n, outputs) or (n,)
-        ``(n,)`` for one output; class labels as integers ``(n,)`` or one-hot rows.
+        ``(n,)`` for one output; class labels ``(n,)`` as integers 0, 1, ..., text or booleans, or
+        one-hot rows. Text and booleans are kept as ``model.classes``, and predictions give them back.
     optimizer : str or Optimizer, default "adam"
         ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"adagrad"``, ``"rmsprop"``, ``"adam"``,
         ``"adamw"``, an Optimizer, or ``"lbfgs"``. L-BFGS (SciPy's) sees all rows in each of at most
