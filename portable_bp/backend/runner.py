@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from portable_bp._tree import map_leaves
-from portable_bp._typing import Array, HostArray, Step, Tree
-
-if TYPE_CHECKING:
-    from portable_bp.backend.base import Backend
+from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
 
 
 def check_run(
@@ -104,6 +102,17 @@ class Runner(Protocol):
         """
 
 
+class Device(Protocol):
+    """What running a step asks of a :class:`portable_bp.backend.Backend`."""
+
+    xp: Namespace
+    index_dtype: str
+
+    def asarray(self, values: Any, dtype: Any = None) -> Array: ...
+    def copy(self, array: Array) -> Array: ...
+    def scope(self) -> AbstractContextManager[Any]: ...
+
+
 class EagerRunner(Runner):
     """Runs the step eagerly: one gather and one call per step.
 
@@ -117,7 +126,7 @@ class EagerRunner(Runner):
         Where it starts.
     """
 
-    def __init__(self, backend: Backend, step: Step, state: Tree) -> None:
+    def __init__(self, backend: Device, step: Step, state: Tree) -> None:
         self._backend, self._step, self._state = backend, step, state
 
     @property

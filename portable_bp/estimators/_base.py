@@ -11,14 +11,12 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from portable_bp._params import check_memory
-from portable_bp._typing import HostArray, Params
-from portable_bp._warnings import warn
+from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
 from portable_bp.backend.memory import translate_oom
 from portable_bp.backend.registry import owner
@@ -26,7 +24,7 @@ from portable_bp.equations.activations import ACTIVATIONS, Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import Schedule
-from portable_bp.errors import DivergenceError, OutOfMemoryError
+from portable_bp.errors import OutOfMemoryError
 from portable_bp.estimators import _input, _solvers
 from portable_bp.estimators._callbacks import CallbackSupportMixin, Watch
 from portable_bp.estimators._html import layers_html
@@ -35,13 +33,12 @@ from portable_bp.estimators._place import Place, home_of
 from portable_bp.estimators._policy import Progress
 from portable_bp.estimators._predicting import Predicting
 from portable_bp.estimators._saving import Saving
-from portable_bp.estimators._solvers import Divergence, Outcome, Task, TrainingRows
+from portable_bp.estimators._settings import check_layers, check_settings
+from portable_bp.estimators._solvers import Outcome, Task, TrainingRows, report
 from portable_bp.estimators._validation import hold_out
 from portable_bp.inputs.transfer import dtype_name, to_host
 from portable_bp.mlp import MLP
 from portable_bp.training import blocks
-from portable_bp.training.history import History
-from portable_bp.training.model import Model
 
 STOCHASTIC = ("sgd", "adam", "adamw")
 
@@ -149,7 +146,7 @@ class BaseMLP(
         saving: Saving | None = None,
     ) -> Self:
         self._validate_params()
-        hidden = self._checked_settings(incremental, validation_data, saving is not None)
+        hidden = check_settings(self, incremental, validation_data, saving is not None)
         place = Place.of(X, self.device)
         before = {k: copy(v) if isinstance(v, list) else v for k, v in self.__dict__.items()}
 
@@ -200,7 +197,7 @@ class BaseMLP(
             dtype = self.dtype or _input.float_dtype(X, place.work)
             self._initialize(net, place, dtype)
         else:
-            self._check_layers(net)
+            check_layers(self, net)
             dtype = dtype_name(self.coefs_[0])
         epochs = 1 if incremental else self.max_iter
         with Watch(self, raw_X, raw_y, sample_weight, place, epochs) as watch:
@@ -213,7 +210,7 @@ class BaseMLP(
             self.coefs_ = [place.to_home(W) for W, _ in outcome.params]
             self.intercepts_ = [place.to_home(b) for _, b in outcome.params]
             if outcome.diverged is not None:
-                self._report(outcome.diverged, task, outcome.params)
+                report(self, outcome.diverged, task, outcome.params)
 
     def _checked_input(
         self, X: Any, y: Any, place: Place, incremental: bool, reset: bool
@@ -269,24 +266,6 @@ class BaseMLP(
         self._optimizer = state.converted(place.to_home)
         return outcome
 
-    def _report(self, diverged: Divergence, task: Task, params: Params) -> None:
-        """Raise for a run that diverged; with early stopping there are good parameters: warn."""
-        what = f"Training diverged {diverged.when}: the loss or a parameter was no longer finite"
-        if self.early_stopping and self.solver != "lbfgs":
-            warn(
-                f"{what}. The parameters with the best validation score were kept. "
-                f"{diverged.advice}",
-                ConvergenceWarning,
-            )
-            return
-        history = History([{"loss": loss} for loss in getattr(self, "loss_curve_", [])])
-        raise DivergenceError(
-            "Solver produced non-finite parameter weights. The input data may contain large values "
-            f"and need to be preprocessed. {what}; coefs_ and intercepts_ hold the last finite "
-            f"ones. {diverged.advice}",
-            Model(task.net, params, task.place.work, history, "diverged"),
-        )
-
     def _all_weights(
         self, y: Any, sample_weight: Any, n: int, incremental: bool
     ) -> HostArray | None:
@@ -301,29 +280,6 @@ class BaseMLP(
                 "learnt"
             )
         return weights * by_class
-
-    def _checked_settings(self, incremental: bool, validation_data: Any, saved: bool) -> list[int]:
-        """What no range of a parameter can say; the sizes of the hidden layers."""
-        if isinstance(self.batch_size, bool):
-            raise TypeError(f"batch_size must be 'auto' or an integer, got {self.batch_size!r}")
-        hidden = _input.layer_sizes(self.hidden_layer_sizes)
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        if self.scoring is not None and not self.early_stopping:
-            raise ValueError("scoring is what early stopping watches: set early_stopping=True")
-        if self.solver == "lbfgs":
-            extras = {name: getattr(self, name) for name in ("dropout", "clip_value", "clip_norm")}
-            extras["scoring"] = self.scoring
-            extras["learning_rate"] = isinstance(self.learning_rate, Schedule)
-            extras["validation_data"] = validation_data is not None
-            extras["checkpoint"] = saved
-            for name, value in extras.items():
-                if np.any(value):
-                    raise ValueError(
-                        f"{name} needs a solver that works in epochs of mini-batches, such as "
-                        "'adam'; got solver='lbfgs'"
-                    )
-        return hidden
 
     def _hidden_activations(self, layers: int) -> Sequence[str | Activation]:
         if isinstance(self.activation, list | tuple):
@@ -355,16 +311,6 @@ class BaseMLP(
             b = self._random_state.uniform(-bound, bound, fan_out)
             self.coefs_.append(place.to_home(place.to_work(W, name)))
             self.intercepts_.append(place.to_home(place.to_work(b, name)))
-
-    def _check_layers(self, net: MLP) -> None:
-        """Going on from fitted parameters needs the layers that they have."""
-        have = [self.coefs_[0].shape[0], *(W.shape[1] for W in self.coefs_)]
-        if have != list(net.sizes):
-            raise ValueError(
-                f"the fitted network has layers of {have} units, but hidden_layer_sizes="
-                f"{self.hidden_layer_sizes!r} and the data ask for {list(net.sizes)}: fit with "
-                "warm_start=False, or make a new estimator"
-            )
 
     # --- predicting -------------------------------------------------------------------------------
 

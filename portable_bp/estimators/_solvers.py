@@ -17,6 +17,7 @@ from portable_bp._warnings import warn
 from portable_bp.equations import optimizers
 from portable_bp.equations.optimizers import AdamW, Momentum, Nesterov, Optimizer
 from portable_bp.equations.schedules import Schedule
+from portable_bp.errors import DivergenceError
 from portable_bp.estimators import _input
 from portable_bp.estimators._place import Place
 from portable_bp.estimators._policy import (
@@ -31,7 +32,9 @@ from portable_bp.estimators._saving import Saving
 from portable_bp.mlp import MLP
 from portable_bp.training.data import DeviceData, data_source
 from portable_bp.training.divergence import diagnose
+from portable_bp.training.history import History
 from portable_bp.training.lbfgs import Objective, minimise
+from portable_bp.training.model import Model
 from portable_bp.training.step import StepPlan, step_for
 from portable_bp.training.trainer import Trainer
 
@@ -283,3 +286,21 @@ def _warn_not_converged(failure: str, status: int, n_iter: int, max_iter: int) -
         "sklearn.preprocessing.StandardScaler."
     )
     warn(message, ConvergenceWarning)
+
+
+def report(est: Any, diverged: Divergence, task: Task, params: Params) -> None:
+    """Raise for a run that diverged; with early stopping there are good parameters: warn."""
+    what = f"Training diverged {diverged.when}: the loss or a parameter was no longer finite"
+    if est.early_stopping and est.solver != "lbfgs":
+        warn(
+            f"{what}. The parameters with the best validation score were kept. {diverged.advice}",
+            ConvergenceWarning,
+        )
+        return
+    history = History([{"loss": loss} for loss in getattr(est, "loss_curve_", [])])
+    raise DivergenceError(
+        "Solver produced non-finite parameter weights. The input data may contain large values "
+        f"and need to be preprocessed. {what}; coefs_ and intercepts_ hold the last finite "
+        f"ones. {diverged.advice}",
+        Model(task.net, params, task.place.work, history, "diverged"),
+    )

@@ -63,12 +63,12 @@ def diagnose(
             after = replay.state
             if not backend.all_finite((loss, after[0])):
                 slower = _slower(rate, step.rate, clipped)
-                where = first_overflow(
+                overflow = first_overflow(
                     net, backend, before[0], after[0], _batch(backend, step.chunk)[0]
                 )
                 when = (
                     f"in epoch {step.epoch + 1}, step {step.in_epoch + 1} of {trainer.per_epoch} "
-                    f"({where})"
+                    f"({overflow})"
                 )
                 return Diagnosis(when, advice(net, backend, step, before[0], slower), before)
             before = after

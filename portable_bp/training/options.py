@@ -22,7 +22,7 @@ LBFGS = "lbfgs"
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What :func:`portable_bp.fit` is told about the run; see there for each.
+    """What :func:`portable_bp.fit` is asked for beside the data; see there for each.
 
     Attributes
     ----------

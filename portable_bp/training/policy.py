@@ -259,14 +259,14 @@ class FitPolicy:
     def _asked(self, row: Mapping[str, float], result: EpochResult) -> str | None:
         """Why the callbacks or the clock end the run. Every callback sees every epoch."""
 
-        def told(callback: Callback) -> bool:
+        def asked(callback: Callback) -> bool:
             # A row of its own for each: one cannot change what the others see.
             end = EpochEnd(
                 result.epoch, self.epochs, dict(row), self.history, self.net, result.copied_params
             )
             return _says_stop(callback, callback(end))
 
-        stops = [told(callback) for callback in self.callbacks]
+        stops = [asked(callback) for callback in self.callbacks]
         if any(stops):
             return "callback"
         return "time" if time.perf_counter() >= self.deadline else None

@@ -49,16 +49,16 @@ def make_step(plan: StepPlan) -> Step:
     eq, optimizer = plan.equations, plan.optimizer
 
     def masks(x: Array, params: Tree, number: Array, xp: Namespace) -> list[Array | None]:
-        found: list[Array | None] = [None]  # the input is not dropped out
+        by_layer: list[Array | None] = [None]  # the input is not dropped out
         for l, rate in enumerate(plan.dropout, start=1):
             shape = (x.shape[0], params[l - 1][1].shape[0])
-            found.append(
+            by_layer.append(
                 regularizers.dropout_mask(
                     shape, x.dtype, rate, plan.counters,
                     seed=plan.seed, layer=l, step=number, xp=xp,
                 ) if rate else None
             )  # fmt: skip
-        return found
+        return by_layer
 
     def step(xp: Namespace, state: Tree, batch: Tree) -> tuple[Tree, Tree]:
         params, slots = state
