@@ -307,9 +307,22 @@ def prepare(
     if not classes:
         m, s = _moments(y[parts.train], None, _rounding(table.columns[target]))
         shift, unit = float(m), float(s)
-        y = (y - shift) / unit
+        y = _standardised(table, target, y, shift, unit)
     preparation = Preparation(features, mean, scale, target, chosen, classes, shift, unit)
     return Prepared(preparation, preparation.inputs(table), y, parts, why)
+
+
+def _standardised(table: Table, target: str, y: HostArray, shift: float, unit: float) -> HostArray:
+    """A quantity around 0."""
+    with np.errstate(over="ignore"):
+        y = (y - shift) / unit
+    if not np.isfinite(y).all():
+        row = int(np.argmin(np.isfinite(y)))
+        raise DataError(
+            f"{table.source}, {table.place(row)}: column {shown(target)} is too far from the training "
+            "data"
+        )
+    return y
 
 
 def _features(table: Table, target: str, drop: set[str]) -> tuple[str, ...]:

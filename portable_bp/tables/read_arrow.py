@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -45,13 +45,12 @@ def read_parquet(path: Path) -> Table:
         index = _pandas_index(schema.metadata or {}, schema.names)
         types = {field.name: field.type for field in schema if field.name not in index}
         kinds = {name: _kind(arrow.types, kind) for name, kind in types.items()}
-        decoded = _Decoded(arrow, path, kinds)
-        for batch in _batches(parquet, path, meta, kinds):
-            decoded.add(batch)
+        decoded = _Decoded(arrow, path, meta, kinds)
+        decoded.read(parquet)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a valid Parquet file: {first_line(error)}") from error
     note = f"the index that pandas stored is left out: {some(sorted(index))}" if index else ""
-    columns = decoded.columns(meta.num_rows)
+    columns = decoded.columns()
     return Table(str(path), columns, note=note, text=decoded.text)
 
 
@@ -116,54 +115,66 @@ def _kind(types: ModuleType, kind: Any) -> str:
     return ""
 
 
-def _batches(parquet: ModuleType, path: Path, meta: Any, kinds: Mapping[str, str]) -> Iterator[Any]:
-    """All rows of the columns with a kind, in batches that take little memory."""
-    largest = _delta_encoded(meta, kinds)
-    most = max(1024, FREE_BYTES // (CELL_BYTES * max(len(kinds), 1)))
-    plain = [name for name, kind in kinds.items() if kind and name not in largest]
-    if plain:
-        # Text as a dictionary is decoded once for each value, not once for each row.
-        text = [name for name in plain if kinds[name] == "text"]
-        with parquet.ParquetFile(path, metadata=meta, read_dictionary=text) as file:
-            yield from file.iter_batches(min(most, MOST_ROWS), columns=plain, use_threads=False)
-    for name, size in largest.items():
-        # Every cell may repeat all of the bytes that came before it.
-        rows = min(max(FREE_BYTES // (8 * max(size, 1)), LEAST_ROWS), MOST_ROWS)
-        with parquet.ParquetFile(path, metadata=meta) as file:
-            yield from file.iter_batches(rows, columns=[name], use_threads=False)
-
-
-def _delta_encoded(meta: Any, kinds: Mapping[str, str]) -> dict[str, int]:
-    """Columns of text that are stored as differences, and the bytes of their largest chunk."""
-    largest: dict[str, int] = {}
-    leaves = [
-        (j, path)
-        for j in range(meta.num_columns)
-        if kinds.get(path := meta.schema.column(j).path) == "text"
-    ]
-    for i in range(meta.num_row_groups if leaves else 0):
-        group = meta.row_group(i)
-        for j, name in leaves:
-            chunk = group.column(j)
-            if any(encoding.startswith("DELTA") for encoding in chunk.encodings):
-                largest[name] = max(largest.get(name, 0), chunk.total_uncompressed_size)
-    return largest
-
-
 class _Decoded:
     """The columns of a Parquet file as they come, and the memory that their cells stand for."""
 
-    def __init__(self, arrow: ModuleType, path: Path, kinds: Mapping[str, str]) -> None:
-        self.arrow, self.path, self.kinds = arrow, path, kinds
+    def __init__(self, arrow: ModuleType, path: Path, meta: Any, kinds: Mapping[str, str]) -> None:
+        self.arrow, self.path, self.meta, self.kinds = arrow, path, meta, kinds
         self.compute = arrow_module("pyarrow.compute")
         self.stored, self.decoded = path.stat().st_size, 0
         self.parts: dict[str, list[HostArray]] = {name: [] for name, kind in kinds.items() if kind}
         self.decimals: dict[str, list[Any]] = {}
 
-    def add(self, batch: Any) -> None:
+    def read(self, parquet: ModuleType) -> None:
+        """Take all rows, text as a dictionary: it is decoded once for a value, not for a row."""
+        text = [name for name, kind in self.kinds.items() if kind == "text"]
+        self._take(parquet, [name for name in self.parts if name not in {*text}])
+        if self._took_dictionaries(parquet, text):
+            return
+        for name in text:
+            if not self._took_dictionaries(parquet, [name]):
+                # Stored as differences: a cell may repeat all bytes that came before it.
+                groups = range(self.meta.num_row_groups)
+                size = max(self.meta.row_group(i).total_byte_size for i in groups)
+                rows = max(FREE_BYTES // (8 * max(size, 1)), LEAST_ROWS)
+                self._take(parquet, [name], rows)
+
+    def _took_dictionaries(self, parquet: ModuleType, names: list[str]) -> bool:
+        """Take columns of text as dictionaries, or nothing where Arrow cannot."""
+        decoded = self.decoded
+        try:
+            self._take(parquet, names, dictionaries=names)
+        except (self.arrow.ArrowNotImplementedError, OSError) as error:
+            if "Not yet implemented" not in str(error):
+                raise
+            self.decoded = decoded
+            self.parts |= {name: [] for name in names}
+            return False
+        return True
+
+    def _take(
+        self,
+        parquet: ModuleType,
+        names: list[str],
+        rows: int | None = None,
+        dictionaries: Any = None,
+    ) -> None:
+        """Take all rows of some columns, in batches that take little memory."""
+        if not names:
+            return
+        most = max(1024, FREE_BYTES // (CELL_BYTES * len(names)))
+        with parquet.ParquetFile(
+            self.path, metadata=self.meta, read_dictionary=dictionaries
+        ) as file:
+            for batch in file.iter_batches(
+                min(rows or MOST_ROWS, most), columns=names, use_threads=False
+            ):
+                self.add(batch, {*names})
+
+    def add(self, batch: Any, names: set[str]) -> None:
         """Take the rows of a batch."""
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if name not in self.parts:  # a.b comes along when a is asked for
+            if name not in names:  # a.b comes along when a is asked for
                 continue
             self.decoded += CELL_BYTES * len(column)
             if self.kinds[name] == "text":
@@ -201,8 +212,16 @@ class _Decoded:
         values: HostArray = column.to_numpy(zero_copy_only=False)
         return values
 
-    def columns(self, rows: int) -> dict[str, HostArray]:
+    def columns(self) -> dict[str, HostArray]:
         """All columns; those that cannot be learnt from as bytes without meaning."""
+        rows = self.meta.num_rows
+        for parts in self.parts.values():
+            there = sum(map(len, parts))
+            if there != rows:
+                raise DataError(
+                    f"{self.path} is not a valid Parquet file: its footer promises {rows:,} rows, but "
+                    f"{there:,} are there"
+                )
         return {
             plain_name(name): np.concatenate(self.parts[name]) if kind else np.zeros(rows, "V1")
             for name, kind in self.kinds.items()

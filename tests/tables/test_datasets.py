@@ -260,6 +260,16 @@ def test_nulls_of_parquet_are_missing_values(tmp_path, values):
     refused(parquet(tmp_path, a=[1, 2], b=values), "'b'", "missing")
 
 
+def test_a_footer_that_promises_other_rows(tmp_path):
+    """Thrift writes 1,000 rows of the file, and of its one row group, as the bytes d0 0f."""
+    path = parquet(tmp_path, a=[*range(1000)])
+    content = (tmp_path / "t.parquet").read_bytes()
+    place = content.index(b"\xd0\x0f", len(content) // 2)
+    changed = content[:place] + b"\xd2\x0f" + content[place + 2 :]
+    refused(write(tmp_path, "t.parquet", changed), "Parquet")
+    assert path
+
+
 def test_damaged_parquet(tmp_path):
     path = parquet(tmp_path, a=[*range(1000)])
     content = (tmp_path / "t.parquet").read_bytes()

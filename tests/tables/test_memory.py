@@ -129,7 +129,9 @@ def test_batches_are_counted_one_by_one(tmp_path, monkeypatch):
     seen = []
     add = read_arrow._Decoded.add
     monkeypatch.setattr(
-        read_arrow._Decoded, "add", lambda self, batch: seen.append(len(batch)) or add(self, batch)
+        read_arrow._Decoded,
+        "add",
+        lambda self, batch, names: seen.append(len(batch)) or add(self, batch, names),
     )
     with pytest.raises(DataError, match="would take"):
         load(str(tmp_path / "t.parquet"))
