@@ -1,4 +1,4 @@
-"""The curves of a training, as a picture in a file."""
+"""A training and what came of it, as a picture in a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from portable_bp.display import HistoryDisplay
+import numpy as np
+
+from portable_bp.display import ConfusionDisplay, HistoryDisplay, PredictionDisplay
+from portable_bp.tabular import Prepared
 from portable_bp.training.model import Model
 
 
@@ -25,10 +28,26 @@ def check(path: Path) -> None:
         raise ValueError(f"{path}: unknown image format; use one of .{', .'.join(known)}")
 
 
-def draw(model: Model, path: Path) -> bytes:
-    """The plots of a model's history, in the format that the suffix of ``path`` names."""
-    figure = _figure(figsize=(9, 3.6), layout="constrained")
-    HistoryDisplay.from_model(model, figure=figure)
+def draw(model: Model, ready: Prepared, path: Path) -> bytes:
+    """History and test rows of a model, in the format that the suffix of ``path`` names.
+
+    Below the history stands what was predicted for the test rows beside what is true.
+    """
+    figure = _figure(figsize=(9, 7.5), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[3, 4])
+    HistoryDisplay.from_model(model, figure=above)
+    X, y = ready.part(ready.parts.test)
+    ax, predicted = below.subplots(), model.predict(X)
+    facts = ready.preparation
+    if facts.task == "classification":
+        codes = range(len(facts.classes))
+        ConfusionDisplay.from_predictions(
+            y.ravel(), np.asarray(predicted), labels=codes, display_labels=facts.classes, ax=ax
+        )
+    else:
+        true, values = facts.quantities(y), facts.quantities(np.asarray(predicted))
+        PredictionDisplay.from_predictions(true.ravel(), values.ravel(), ax=ax)
+    ax.set_title("test rows")
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix.lower().lstrip("."), dpi=120)
     return picture.getvalue()

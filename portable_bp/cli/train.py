@@ -142,7 +142,7 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
         "stopped": model.stopped,
         **evaluate(ready, model),
         "history": model.history.epochs,
-        **write(TabularModel(ready.preparation, model), o["output"], o["picture"]),
+        **write(ready, model, o["output"], o["picture"]),
         "seconds": time.perf_counter() - began,
     }
     if o["as_json"]:
@@ -174,14 +174,16 @@ def run(net: MLP, ready: Prepared, o: Mapping[str, Any], **options: Any) -> Mode
     )
 
 
-def write(model: TabularModel, output: Path, picture: Path | None) -> dict[str, str | None]:
-    """Write the model and, if asked for, the plot of its history; where they are."""
+def write(
+    ready: Prepared, model: Model, output: Path, picture: Path | None
+) -> dict[str, str | None]:
+    """Write the model and, if asked for, the plot of its history and test rows; where they are."""
     with shell.failing(output):
-        model.save(output)
-    if picture is None or not model.model.history.epochs:
+        TabularModel(ready.preparation, model).save(output)
+    if picture is None or not model.history.epochs:
         return {"model": str(output), "plot": None}
     with shell.failing(picture):
-        atomic.write(picture, plot.draw(model.model, picture))
+        atomic.write(picture, plot.draw(model, ready, picture))
     return {"model": str(output), "plot": str(picture)}
 
 

@@ -183,6 +183,13 @@ class EarlyStopping:
         self.waited = checks.positive_int("waited", state["waited"], least=0)
 
 
+def shown_numbers(end: EpochEnd) -> str:
+    """The numbers of an epoch that a line of progress has room for."""
+    hidden = ("seconds", "learning_rate", "validation_loss")
+    shown = (f"{k.replace('_', ' ')} {v:.4g}" for k, v in end.row.items() if k not in hidden)
+    return "  ".join(shown)
+
+
 class ProgressBar:
     """One line that grows with the epochs and shows their numbers; needs ``rich``.
 
@@ -218,10 +225,7 @@ class ProgressBar:
         self._bar.start()
 
     def __call__(self, end: EpochEnd, /) -> None:
-        hidden = ("seconds", "learning_rate", "validation_loss")
-        shown = (f"{k.replace('_', ' ')} {v:.4g}" for k, v in end.row.items() if k not in hidden)
-        numbers = "  ".join(shown)
-        self._bar.update(self._task, completed=end.epoch, numbers=numbers)
+        self._bar.update(self._task, completed=end.epoch, numbers=shown_numbers(end))
 
     def on_train_end(self) -> None:
         """Leave the last line standing."""

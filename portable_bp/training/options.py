@@ -15,6 +15,7 @@ from portable_bp.inputs import checks
 from portable_bp.inputs.transfer import float_name
 from portable_bp.mlp import MLP
 from portable_bp.training.callbacks import Callback, EarlyStopping, ProgressBar
+from portable_bp.training.notebook import NotebookProgress, in_notebook
 from portable_bp.training.policy import recorded_columns, watched_loss
 
 LBFGS = "lbfgs"
@@ -168,7 +169,7 @@ def _callbacks(callbacks: Any, early: EarlyStopping | None, progress: bool) -> l
     if early is not None:
         all_of_them.append(early)
     if progress:
-        all_of_them.append(ProgressBar())
+        all_of_them.append(NotebookProgress() if in_notebook() else ProgressBar())
     return all_of_them
 
 
