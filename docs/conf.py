@@ -11,7 +11,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
-os.environ.setdefault("MPLBACKEND", "Agg")
 
 project = "portable_bp"
 author = "the portable_bp developers"
@@ -31,7 +30,14 @@ extensions = [
     "sphinxcontrib.bibtex",
     "computed",
 ]
-exclude_patterns = ["_build", "_ext", "gallery/*.ipynb", "gallery/*.py", "**sg_execution_times.rst"]
+exclude_patterns = [
+    "_build",
+    "_ext",
+    "gallery/*.ipynb",
+    "gallery/*.py",
+    "**sg_execution_times.rst",
+    "sg_execution_times.rst",
+]
 nitpicky = False
 # A cell that was not run has no language yet: that is so in the smoke build alone.
 suppress_warnings = ["config.cache", "myst-nb.lexer"]
@@ -109,7 +115,7 @@ html_theme_options = {
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
     "navbar_align": "left",
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 5,
     "footer_start": ["copyright"],
     "footer_end": [],
 }

@@ -60,7 +60,7 @@ def site() -> Path:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """``visit(file, width, scheme)``: the page, loaded; any word on the console fails the test."""
+    """``visit(file, width, scheme)``: the page, loaded; an error on the console fails the test."""
     contexts, said = [], []
 
     def visit(file: Path, width: int = 1280, scheme: str = "light", query: str = "") -> Any:
@@ -72,9 +72,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         page.on("pageerror", lambda error: said.append(f"{file.name}: {error}"))
         page.on(
             "console",
-            lambda m: (
-                said.append(f"{file.name}: {m.text}") if m.type in ("error", "warning") else None
-            ),
+            lambda m: said.append(f"{file.name}: {m.text}") if m.type == "error" else None,
         )
         page.goto(file.as_uri() + query)
         return page
