@@ -22,6 +22,7 @@ ROOMS = {
     "portable_bp.backend": "Backends",
     "portable_bp.datasets": "Tables from files",
     "portable_bp.tabular": "From a table to a model",
+    "portable_bp.export": "Models in other languages",
     "portable_bp.display": "Plots",
     "portable_bp.explorer": "The explorer",
     "portable_bp.worked_example": "The worked example",

@@ -8,6 +8,7 @@ import click
 
 from portable_bp._version import __version__
 from portable_bp.cli import shell
+from portable_bp.cli.export import export
 from portable_bp.cli.inspect import check, explain, info
 from portable_bp.cli.predict import predict
 from portable_bp.cli.train import train
@@ -31,7 +32,7 @@ def commands(context: click.Context) -> int:
     return 0
 
 
-for command in (train, predict, info, explain, check):
+for command in (train, predict, export, info, explain, check):
     commands.add_command(command)
 
 

@@ -88,6 +88,18 @@ class TabularModel:
             raise ValueError("the model predicts a quantity: there are no probabilities of classes")
         return np.asarray(self.model.forward(self.preparation.inputs(table)))
 
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write it as an ONNX file that takes the table's columns as they are.
+
+        Parameters
+        ----------
+        path : path
+            The file; see :func:`portable_bp.export.to_onnx`.
+        """
+        from portable_bp.export import to_onnx
+
+        to_onnx(self, path)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to one safetensors file, all or nothing.
 

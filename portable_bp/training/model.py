@@ -426,6 +426,18 @@ class Model:
             true, predicted, labels=classes, display_labels=labels, ax=ax
         )
 
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the network as an ONNX file.
+
+        Parameters
+        ----------
+        path : path
+            The file; see :func:`portable_bp.export.to_onnx`.
+        """
+        from portable_bp.export import to_onnx
+
+        to_onnx(self, path)
+
     def to(self, backend: str | Backend) -> Model:
         """The same model on another backend.
 
