@@ -19,8 +19,9 @@ import jinja2
 import numbers_of_the_example as numbers
 from sphinx.application import Sphinx
 
+from portable_bp import explorer
+
 ROOT = Path(__file__).parents[2]
-REPOSITORY = "https://github.com/portable-bp/portable-bp/blob/main/"
 
 _jinja = jinja2.Environment(
     variable_start_string="<<",
@@ -38,17 +39,23 @@ _jinja = jinja2.Environment(
 @cache
 def names() -> dict[str, Any]:
     """Everything that a computed page may name."""
-    return {**numbers.names(), "figure": figures.as_markdown, "speed": numbers.speed}
+    return {**numbers.names(), "figure": figures.as_markdown}
+
+
+def outside(link: re.Match[str]) -> str:
+    """A link to a file of the repository as words: the site is read without the repository."""
+    text, path = link.groups()
+    return text if path in text else f"{text} (`{path}` in the repository)"
 
 
 def render(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Fill in a computed page; lead links out of ``docs/`` to the repository."""
+    """Fill in a computed page; name, rather than link, what lies outside of ``docs/``."""
     page = source[0]
     if re.match(r"---\n(?:.*\n)*?computed: true\n", page):
         page = _jinja.from_string(page).render(names())
-    source[0] = re.sub(
-        r"\]\(\.\./(?!benchmarks/results/\w+\.png)([^)]+)\)", rf"]({REPOSITORY}\1)", page
-    )
+    if "/" not in docname:  # a page right in docs/: what is above it is no part of the site
+        page = re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./([^)]+)\)", outside, page)
+    source[0] = page
 
 
 def generate(app: Sphinx, config: Any) -> None:
@@ -58,10 +65,6 @@ def generate(app: Sphinx, config: Any) -> None:
     api.write(Path(app.srcdir) / "api")
     extra = folder / "extra"
     extra.mkdir(parents=True)
-    try:
-        from portable_bp import explorer
-    except ImportError:
-        return
     (extra / "explorer-page.html").write_text(explorer.page(), encoding="utf-8")
 
 
