@@ -45,6 +45,16 @@ class ReplayRunner(ABC):
     ) -> Tree:
         """A run, or a :class:`CannotReplayError` before its first step."""
 
+    def _replay_in_scope(
+        self,
+        steps: int,
+        data: tuple[Array, ...],
+        order: HostArray | None,
+        table: tuple[HostArray, ...],
+    ) -> Tree:
+        with self._backend.scope():
+            return self._replay(steps, data, order, table)
+
     @abstractmethod
     def _forget(self) -> None:
         """Let all recordings go."""
@@ -56,8 +66,7 @@ class ReplayRunner(ABC):
             return self._eager.run(data, order, table)
         steps = check_run(data, order, table)
         try:
-            with self._backend.scope():
-                return self._replay(steps, data, order, table)
+            return self._replay_in_scope(steps, data, order, table)
         except CannotReplayError as error:
             reason = str(error)
         eager = EagerRunner(self._backend, self._step, self._copied())

@@ -10,11 +10,15 @@ import jax
 import jax.extend.core
 import numpy as np
 
+from portable_bp._cache import Recent
 from portable_bp._tree import leaves, map_leaves
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
 from portable_bp.backend import Backend
 from portable_bp_backends._host import native_copy
 from portable_bp_backends._runs import CannotReplayError, ReplayRunner
+
+PROGRAMS = 16
+"""How many compiled steps, and how many forms of arguments of a function, are remembered."""
 
 
 class _Program:
@@ -41,7 +45,7 @@ class _Program:
         self.epoch = jax.jit(epoch, donate_argnums=0)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=PROGRAMS)
 def _program(backend: Backend, step: Step) -> _Program:
     return _Program(backend, step)
 
@@ -134,16 +138,18 @@ def compile_function(xp: Namespace, f: Callable[..., Tree]) -> Callable[..., Tre
     """``f(xp, *trees)`` as a function of the trees: through ``jit``, or eagerly if it must be."""
     eager = partial(f, xp)
     compiled: Any = jax.jit(eager)
-    traceable: dict[Any, bool] = {}
+    traceable: Recent[bool] = Recent(PROGRAMS)
 
     def call(*trees: Tree) -> Tree:
         form = map_leaves(lambda a: (a.shape, str(a.dtype)), trees)
-        if form not in traceable:
+        fits = traceable.get(form)
+        if fits is None:
             try:
                 check_traceable(partial(compiled.trace, *trees), eager, trees)
-                traceable[form] = True
+                fits = True
             except CannotReplayError:
-                traceable[form] = False
-        return compiled(*trees) if traceable[form] else eager(*trees)
+                fits = False
+            traceable.put(form, fits)
+        return compiled(*trees) if fits else eager(*trees)
 
     return call

@@ -143,6 +143,10 @@ class PlanRunner(ReplayRunner):
             losses.extend(map(operator.add, batches.arguments, each[chunk]))
         return losses.values
 
+    _replay_in_scope = (
+        _replay  # whoever trains is in the scope: it is entered once, not in each run
+    )
+
     def plan(self, batch: tuple[Any, ...], table: tuple[Any, ...]) -> Plan:
         """The plan for a batch and a table of these shapes and dtypes."""
         key = tuple((a.shape, a.dtype) for a in batch), tuple(t.dtype for t in table)
