@@ -30,8 +30,8 @@ def of_one_label(class_weight: Any, classes: HostArray, number: HostArray) -> Ho
     # A class without rows has no balanced weight, and needs none.
     present = np.unique(number)
     if isinstance(class_weight, Mapping):
-        given = _checked("class_weight", class_weight, classes)
-        by_class = np.array([given.get(c, 1.0) for c in classes.tolist()])
+        checked = _checked("class_weight", class_weight, classes)
+        by_class = np.array([checked.get(c, 1.0) for c in classes.tolist()])
         if not by_class[present].any():
             raise ValueError("class_weight is zero for every class in y: nothing could be learnt")
     elif isinstance(class_weight, str):

@@ -347,11 +347,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             multilabel = kind.startswith("multilabel")
             self._set_classes(unique_labels(y), multilabel, scipy.sparse.issparse(y), home)
         elif self.warm_start:
-            known, found = to_host(self.classes_), unique_labels(y)
-            if set(found) != set(known):
+            known, present = to_host(self.classes_), unique_labels(y)
+            if set(present) != set(known):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous "
-                    f"call to fit. Previously got {known}, `y` has {found}"
+                    f"call to fit. Previously got {known}, `y` has {present}"
                 )
         else:
             self._refuse_unseen(y)
@@ -362,21 +362,21 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _refuse_unseen(self, y: Any) -> None:
         known = to_host(self.classes_)
         # What unique_labels does for one column, without asking again what kind of target it is.
-        found = np.unique(y) if y.ndim == 1 else unique_labels(y)
-        if len(np.setdiff1d(found, known, assume_unique=True)):
+        present = np.unique(y) if y.ndim == 1 else unique_labels(y)
+        if len(np.setdiff1d(present, known, assume_unique=True)):
             raise ValueError(
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {known}. 'y' has "
-                f"{found}."
+                f"{present}."
             )
 
     def _indicators(self, y: Any) -> HostArray:
         """True where a row belongs to a class, (n, k); class numbers (n,) where that is too large."""
         columns = y.ndim == 2
         if columns != (self._y_type == MULTILABEL):
-            given, wanted = ("columns of labels", "classes")
+            has, needed = ("columns of labels", "classes")
             if not columns:
-                given, wanted = wanted, given
-            raise ValueError(f"y has {given}, but the classifier was fitted with {wanted}")
+                has, needed = needed, has
+            raise ValueError(f"y has {has}, but the classifier was fitted with {needed}")
         if columns:
             if y.shape[1] != self.n_outputs_:
                 raise ValueError(
@@ -501,8 +501,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         log_p : array of shape (n_samples, n_classes)
         """
         place, outputs = self._blocks(X, "predict_log_proba", self._all_activations)
-        found = [self._log_columns(place.work, z, p) for z, p in outputs]
-        return place.to_home(blocks.join(place.work, found))
+        columns = [self._log_columns(place.work, z, p) for z, p in outputs]
+        return place.to_home(blocks.join(place.work, columns))
 
     def _log_columns(self, work: Backend, z: Any, p: Any) -> Any:
         xp = work.xp

@@ -417,10 +417,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         -------
         array of shape (n_samples, 2), or (n_samples, n_targets, 2)
         """
-        found = self.predict_quantiles(X)
-        home = home_of(found)
+        levels = self.predict_quantiles(X)
+        home = home_of(levels)
         with home.scope():
-            return home.xp.stack([found[..., 0], found[..., -1]], axis=-1)
+            return home.xp.stack([levels[..., 0], levels[..., -1]], axis=-1)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R squared of the predictions, the mean over outputs.

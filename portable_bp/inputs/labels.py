@@ -43,13 +43,13 @@ def learn(spec: NetSpec, y: Any) -> HostArray | None:
                 raise ValueError(
                     f"y holds text in the shape {y.shape}; labels have the shape (n,), one per row"
                 )
-            found: HostArray = np.unique(y.astype(str))
-            if len(found) != classes:
+            distinct: HostArray = np.unique(y.astype(str))
+            if len(distinct) != classes:
                 raise ValueError(
-                    f"y has {len(found)} classes ({_some(found)}), but a network with {spec.outputs} "
-                    f"output(s) and loss={spec.loss!r} learns {classes}"
+                    f"y has {len(distinct)} classes ({_some(distinct)}), but a network with "
+                    f"{spec.outputs} output(s) and loss={spec.loss!r} learns {classes}"
                 )
-            return found
+            return distinct
     return np.array([False, True]) if booleans and classes == 2 else None
 
 
