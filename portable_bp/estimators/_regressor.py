@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from portable_bp._names import BY_ESTIMATOR, suggests
-from portable_bp._typing import HostArray
-from portable_bp.backend import Backend
-from portable_bp.backend.registry import owner
-from portable_bp.equations import losses
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.equations.optimizers import Optimizer
@@ -24,12 +19,10 @@ from portable_bp.equations.schedules import Schedule
 from portable_bp.estimators import _input, _interop
 from portable_bp.estimators._base import BaseMLP, stochastic_only
 from portable_bp.estimators._callbacks import with_callbacks
-from portable_bp.estimators._losses import quantiles
 from portable_bp.estimators._place import home_of
 from portable_bp.estimators._saving import Saving
-from portable_bp.inputs import checks
+from portable_bp.estimators._targets import RegressionTargets
 from portable_bp.inputs.transfer import to_host
-from portable_bp.training.metrics import metric
 
 
 def _has_quantiles(est: MLPRegressor) -> bool:
@@ -38,7 +31,7 @@ def _has_quantiles(est: MLPRegressor) -> bool:
     return True
 
 
-class MLPRegressor(RegressorMixin, BaseMLP):
+class MLPRegressor(RegressorMixin, RegressionTargets, BaseMLP):
     """scikit-learn's ``MLPRegressor`` on the arrays you have.
 
     The same parameters, defaults, attributes and methods; with the same ``random_state`` the same
@@ -299,70 +292,6 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self
         """
         return self._fit(X, y, sample_weight, incremental=True)
-
-    def _levels(self) -> list[float]:
-        """The quantile levels; one for any other loss."""
-        if self.loss != "quantile":
-            return [0.5]
-        levels = self.quantile if isinstance(self.quantile, list | tuple) else [self.quantile]
-        if not levels:
-            raise ValueError("quantile needs at least one level")
-        return [
-            checks.real("quantile", q, low=0, high=1, open_low=True, open_high=True) for q in levels
-        ]
-
-    def _loss(self) -> Loss:
-        if self.loss == "quantile":
-            return quantiles(tuple(self._levels()))
-        return losses.get(self.loss)
-
-    def _host_input(
-        self, X: Any, y: Any, *, incremental: bool, reset: bool
-    ) -> tuple[Any, HostArray]:
-        X, y = _input.host_features_and_targets(self, X, y, reset=reset, numeric=True)
-        return X, self._targets(y, home_of(y))
-
-    def _device_input(
-        self, X: Any, y: Any, home: Backend, *, incremental: bool, reset: bool
-    ) -> tuple[Any, Any]:
-        X = _input.device_features(self, X, home, reset=reset)
-        if owner(y) is not None and home_of(y) is home:
-            return X, self._targets(_input.device_targets(y, X.shape[0], home), home)
-        y = _input.host_targets(self, to_host(y), X.shape[0], numeric=True)
-        return X, self._targets(y, home_of(y))
-
-    def _held_targets(self, y: Any, n: int) -> HostArray:
-        y = _input.host_targets(self, y, n, numeric=True, name="validation y")
-        targets: HostArray = self._targets(y, home_of(y))
-        return targets
-
-    def _targets(self, y: Any, home: Backend) -> Any:
-        """y as (n, targets), each target once for every quantile level."""
-        xp, levels = home.xp, len(self._levels())
-        with home.scope():
-            if y.ndim == 1:
-                y = xp.expand_dims(y, axis=1)
-            if self._loss().target == "count" and float(home.to_numpy(xp.min(y))) < 0:
-                raise ValueError(f"y must not be negative for loss={self._loss().name!r}")
-            if levels > 1:
-                y = xp.reshape(xp.stack([y] * levels, axis=2), (y.shape[0], -1))
-        fitted = getattr(self, "coefs_", None) and hasattr(self, "n_outputs_")
-        if fitted and self.warm_start and y.shape[1] != self.n_outputs_:
-            raise ValueError(f"y has {y.shape[1]} output(s), but the network has {self.n_outputs_}")
-        self.n_outputs_ = y.shape[1]
-        return y
-
-    def _metric(self, out: HostArray, y: HostArray, weights: HostArray | None) -> float:
-        if not np.isfinite(out).all():
-            return float("nan")
-        pick = slice(self._middle, None, len(self._levels()))
-        with np.errstate(over="ignore"):
-            return metric(self._loss(), out[:, pick], y[:, pick], weights)
-
-    @property
-    def _middle(self) -> int:
-        """The level that :meth:`predict` gives: the one nearest to the median."""
-        return int(np.argmin(np.abs(np.array(self._levels()) - 0.5)))
 
     # --- predicting -------------------------------------------------------------------------------
 
