@@ -1,0 +1,71 @@
+"""NVIDIA's own compiler, which needs no device, on every text that CuPy made of our groups."""
+
+import ctypes
+import importlib.util
+import re
+from pathlib import Path
+
+import cupy
+import numpy as np
+import pytest
+
+from portable_bp_backends.cupy_backend import CupyBackend
+from tests.emulated_gpu import build
+from tests.emulated_gpu.install import nvrtc
+from tests.gpu.test_groups import TRACED, operands
+
+ARCHITECTURES = (75, 80, 90, 100, 120)
+
+
+@pytest.fixture(scope="module")
+def library():
+    places = importlib.util.find_spec("nvidia").submodule_search_locations
+    (path,) = (p for place in places for p in Path(place).glob("*/lib/libnvrtc.so.*"))
+    return ctypes.CDLL(str(path))
+
+
+def ptx(library, text, architecture):
+    """The text compiled; an error has the compiler's words."""
+    text = re.sub(r"#include .cupy/b?float16.cuh.", "", text)  # CUDA's own headers are not here
+    program = ctypes.c_void_p()
+    library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None)
+    options = [*build.includes(), f"-arch=compute_{architecture}", "-ftz=true", "--std=c++17",
+               "--device-as-default-execution-space"]  # fmt: skip
+    given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
+    status = library.nvrtcCompileProgram(program, len(options), given)
+    what = "PTX" if status == 0 else "ProgramLog"
+    size = ctypes.c_size_t()
+    getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    out = ctypes.create_string_buffer(size.value)
+    getattr(library, f"nvrtcGet{what}")(program, out)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    assert status == 0, out.value.decode()[:2000]
+    return out.value.decode()
+
+
+def text_of(name, dtype):
+    """The CUDA text of one group."""
+    backend = CupyBackend(0)  # its own kernels: each is compiled now
+    formula = TRACED[name]
+    given = [cupy.asarray(a) if isinstance(a, np.ndarray) else a for a in operands(formula, dtype)]
+    nvrtc.texts.clear()
+    backend.xp.portable_bp_kernel(formula)(*given)
+    return [t for t in nvrtc.texts.values() if f"portable_bp_{formula.__name__}(" in t]
+
+
+@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+def test_every_group_compiles_and_stays_in_its_dtype(library, name, dtype):
+    texts = text_of(name, dtype)
+    assert texts
+    for text in texts:
+        assert (".f64" in ptx(library, text, 90)) == (dtype == "float64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_group_compiles_for(library, architecture):
+    for name in TRACED:
+        for dtype in ("float32", "float64"):
+            for text in text_of(name, dtype):
+                ptx(library, text, architecture)
