@@ -125,9 +125,12 @@ def report(record: Record) -> str:
         head = ("backend", "comparisons", "verdict", "nearest its tolerance")
         parts.append(tables.Table(head, rows).markdown())
     if "tests" in record:
-        t = record["tests"]
-        failed = f", failed: {', '.join(t['failures'])}" if t["failures"] else ""
-        parts.append(f"Tests: {t['passed']} passed, {t['skipped']} skipped{failed}.")
+        for t in record["tests"]:
+            failed = f", failed: {', '.join(t['failures'])}" if t["failures"] else ""
+            said = f"{t['passed']} passed, {t['skipped']} skipped{failed}"
+            parts.append(f"Tests on {t['backend']}: {said}.")
+    for name, ended in record.get("ended_badly", {}).items():
+        parts.append(f"**{name} did not end well**: {ended.splitlines()[0]}")
     if "timings" in record:
         parts.append(tables.speeds(record["timings"]).markdown())
         rows = [

@@ -55,6 +55,9 @@ EVERYTHING = (
     "test_fit.py",
 )  # fmt: skip
 
+EMULATED = ("-p", "tests.emulated_gpu.plugin", "--backends", "cupy,cupy:1")
+"""How pytest is told to run a file of tests/emulated_gpu."""
+
 
 @cache
 def files(folder: Path) -> dict[Path, str]:
@@ -70,6 +73,8 @@ def located(root: Path, tests: str) -> list[str]:
     paths = [path for path in files(root / "tests") if str(path).endswith(f"/{name}")]
     if len(paths) != 1:
         raise ValueError(f"{name} is the end of {len(paths)} paths, not of one")
+    if paths[0].parent.name == "emulated_gpu":
+        options = [*EMULATED, *options]
     return [str(paths[0].relative_to(root)), *options]
 
 
@@ -143,6 +148,7 @@ class Copy:
         self.environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+            "EMULATED_GPU_CACHE": str(ROOT / "build" / "emulated_gpu"),
         }  # fmt: skip
         for package in PACKAGES:
             found = self.python("-c", f"import {package}; print({package}.__file__)").stdout

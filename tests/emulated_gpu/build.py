@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / "build" / "emulated_gpu"
+CACHE = Path(os.environ.get("EMULATED_GPU_CACHE", HERE.parents[1] / "build" / "emulated_gpu"))
 REPLACED = ("runtime", "driver")
 """The modules of ``cupy_backends.cuda.api`` that are replaced."""
 

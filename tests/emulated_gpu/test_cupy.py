@@ -285,6 +285,26 @@ def test_a_piece_that_its_sender_drops_is_waited_for(backend):
         assert float(read.sum()) == 2000
 
 
+def test_a_piece_is_not_given_back_before_its_reader_is_done(backend):
+    with ThreadPoolExecutor(1) as thread, cupy.cuda.Stream(non_blocking=True) as reader:
+        piece = thread.submit(backend.upload, np.ones(1000, "float32"), "float32").result()
+        read = piece * 2
+        del piece
+        thread.submit(backend.upload, np.zeros(1000, "float32"), "float32").result()
+        reader.synchronize()
+        assert float(read.sum()) == 2000
+
+
+def test_data_that_come_after_data_that_are_gone(backend):
+    case = Case(backend)
+    graph, eager = case.compiled(), case.eager()
+    for first in (0, 17, 34):
+        order, table = case.order(17), case.table(first, 17)
+        data = tuple(d + first for d in case.data)
+        with no_fallback():
+            case.same(graph.run(data, order, table), eager.run(data, order, table))
+
+
 def test_a_fork_is_told(backend):
     fit(backend)
     read, write = os.pipe()
@@ -404,6 +424,7 @@ def test_a_replay_starts_as_many_kernels_as_are_in_the_graph(backend):
     graph.run(case.data, case.order(16), case.table(0, 16))
     (program,) = graph._programs.values()
     nodes = program.graphs[16].func.__self__.debug_dot_str().splitlines()[1:-1]
+    assert not any("alloc" in node for node in nodes)
     assert 40 <= len(nodes) / 16 <= 43  # a step with three layers, Adam and softmax
 
 

@@ -1,6 +1,9 @@
 """The evidence script runs from end to end, writes nothing without a GPU; README shows its record."""
 
+import argparse
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -41,7 +44,7 @@ def record():
     return {
         "gpu": "Some GPU", "driver": "1", "devices": 1, "date": "2026-01-02", "versions": {"a": "1"},
         "sources": gpu_record.sources(), "suite": [suite],
-        "tests": {"passed": 3, "skipped": 1, "failures": []},
+        "tests": [{"backend": "cupy:0", "passed": 3, "skipped": 1, "failures": []}],
         "timings": [entry], "targets": gpu_bench.targets([entry]),
     }  # fmt: skip
 
@@ -90,17 +93,103 @@ def test_parts_are_put_together_while_gpu_and_code_stay(tmp_path, record):
     assert "suite" not in gpu_evidence.started(path, cards)
 
 
-def test_a_dry_run_goes_through_every_part(tmp_path, capsys):
+def test_a_dry_run_goes_through_every_part(tmp_path, capfd):
     path = tmp_path / "gpu.json"
     assert gpu_evidence.main(["--dry-run", "--output", str(path)]) == 0
-    said = capsys.readouterr().out
-    for part in ("numpy: all", "torch: all", "passed in", "ours numpy, as written"):
+    said = capfd.readouterr().out
+    for part in (
+        "numpy: all",
+        "torch: all",
+        "passed in",
+        "ours numpy, as written",
+        "bench torch: done",
+    ):
         assert part in said
     assert not path.exists()
 
 
+@pytest.fixture
+def chosen(tmp_path):
+    return argparse.Namespace(
+        part=["tests", "suite"], seconds=60, output=tmp_path / "gpu.json", dry_run=False
+    )
+
+
+def test_a_part_that_crashes_or_hangs_loses_nothing_and_is_tried_again(chosen, monkeypatch, capsys):
+    ends = {"tests cupy:0": "exit -11: illegal address", "suite cupy:0": ""}
+    asked = []
+
+    def attempt(part, spec, _, limit):
+        asked.append(f"{part} {spec}")
+        entry = {"backend": spec, "passed": 1, "skipped": 0, "failures": []}
+        summary = {"backend": spec, "tf32": False, "agrees": True, "comparisons": 1, "worst": []}
+        found = {"tests": {"tests": [entry]}, "suite": {"suite": [summary]}}[part]
+        return found, ends[f"{part} {spec}"]
+
+    monkeypatch.setattr(gpu_evidence, "attempt", attempt)
+    cards = [("Some GPU", "1")]
+    assert gpu_evidence.collect(["cupy:0"], cards, chosen) == 1
+    kept = json.loads(chosen.output.read_text())
+    assert kept["ended_badly"] == {"tests cupy:0": "exit -11: illegal address"}
+    assert kept["tests"][0]["passed"] == 1  # what it had found before
+    assert "did not end well" in capsys.readouterr().out
+    ends["tests cupy:0"] = ""
+    assert gpu_evidence.collect(["cupy:0"], cards, chosen) == 0
+    assert asked == ["tests cupy:0", "suite cupy:0", "tests cupy:0"]
+
+
+def test_a_record_that_cannot_be_read_is_none(tmp_path):
+    (tmp_path / "gpu.json").write_text('{"gpu": "Some')
+    assert "suite" not in gpu_evidence.started(tmp_path / "gpu.json", [("Some GPU", "1")])
+
+
+def test_a_process_that_hangs_is_stopped(chosen, monkeypatch):
+    chosen.rounds, chosen.emulated = 1, False
+    found, ended = gpu_evidence.attempt("suite", "no such backend", chosen, 60)
+    assert found == {}
+    assert "exit 1" in ended
+    found, ended = gpu_evidence.attempt("suite", "numpy", chosen, 0.01)
+    assert ended == "stopped after 0 s"
+
+
+def test_an_emulated_gpu_makes_no_record(chosen, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_evidence, "gpus", lambda: [("emulated", "1")])
+    assert gpu_evidence.main(["--output", str(chosen.output)]) == 2
+    assert "no record is written" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        gpu_evidence.main(["--emulated", "--output", str(chosen.output)])
+    assert not chosen.output.exists()
+
+
+def test_gpus_without_nvidia_smi(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(gpu_evidence, "_by_libraries", lambda: [("Some GPU", "unknown")])
+    assert gpu_evidence.gpus() == [("Some GPU", "unknown")]
+
+
+def test_a_copy_that_is_not_installed_knows_its_backends(tmp_path):
+    """As on a machine without a network: the tree, and packages that are there already."""
+    for name in ("portable_bp", "backends", "benchmarks", "pyproject.toml"):
+        (tmp_path / name).symlink_to(gpu_record.ROOT / name)
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "real = m.entry_points\n"
+        "m.entry_points = lambda **k: [e for e in real(**k) if '/portable_bp-' in str(e.dist._path)]\n"
+        "from benchmarks import gpu_evidence\n"
+        "from portable_bp.backend import registry\n"
+        "registry.entry_points = m.entry_points\n"
+        "gpu_evidence.entry_points = m.entry_points\n"
+        "gpu_evidence.registered()\n"
+        "print(sorted(registry.adapters()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "'cupy'" in done.stdout, done.stderr
+
+
 def test_a_candidate_that_is_wrong_or_fails_is_refused_and_the_others_are_timed():
-    good = gpu_bench.rehearsal()["ours numpy"]
+    good = gpu_bench.rehearsal("numpy")["ours numpy"]
 
     class Wrong(good):
         def error(self, expected):
