@@ -33,12 +33,10 @@ from typing import Any
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [p for p in (str(ROOT), str(ROOT / "backends")) if p not in sys.path]
-
 from benchmarks import gpu_bench, tables
 from benchmarks.cases import Case
 from benchmarks.gpu_record import DEVICES, PATH, Record, report, sources
+from benchmarks.machine import ROOT
 from portable_bp import Backend, available_backends, get_backend
 from portable_bp.backend.registry import GROUP, adapters
 from portable_bp.mlp import MLP

@@ -23,6 +23,9 @@ NEVER: Record = {"gpu": None}
 DEVICES = {"cupy": "cupy:0", "torch:cuda": "torch:cuda:0", "jax:gpu": "jax:gpu:0"}
 """The lines of README's table to the specs that stand for them in the record."""
 
+EMULATED = "*emulated* by `make test`; never run"
+"""CuPy itself runs in the suite, on a device that is emulated."""
+
 _MET = {True: "met", False: "MISSED", None: "not timed"}
 
 _ADAPTERS = {
@@ -74,7 +77,7 @@ def verdict(record: Record, spec: str) -> str:
     """What the record says of a device, for README."""
     suites = [s for s in record.get("suite", []) if s["backend"] == spec]
     if not suites:
-        return "never run"
+        return EMULATED if spec.startswith("cupy") else "never run"
     seen = "agrees" if all(s["agrees"] for s in suites) else "DISAGREES"
     count = sum(s["comparisons"] for s in suites)
     return f"{seen}: {count} comparisons on {record['gpu']}, {record['date']}"
@@ -101,6 +104,8 @@ def devices(record: Record) -> str:
     )
     return (
         f"{table.replace('---:', '---')}\n\n{meanings}.\n\n"
+        "*Emulated*: CuPy itself, from its wheel, runs on a CPU with CUDA's rules for streams, memory "
+        "and graphs ([what that shows](tests/emulated_gpu/README.md)). It is not a GPU.\n\n"
         f"The GPU's record is **{status(record)}**; how to make one: [docs/gpu.md](docs/gpu.md)."
     )
 
