@@ -44,22 +44,28 @@ def moments(count, **options):
     train(**options)
     whole = time.perf_counter() - began
     rng = random.Random(count)
-    return [rng.uniform(0, 1.1 * whole) for _ in range(count)]
+    return [rng.uniform(1e-6, 1.1 * whole) for _ in range(count)]
 
 
 def interrupted(moment, **options):
     """The model, if there is one after a Ctrl-C at that moment."""
-    handler, threads = signal.getsignal(signal.SIGINT), threading.active_count()
-    ctrl_c = threading.Timer(moment, os.kill, (os.getpid(), signal.SIGINT))
-    model = None
+    handler, threads, came = signal.getsignal(signal.SIGINT), threading.active_count(), []
+
+    def ctrl_c(number, frame):
+        came.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    model, before = None, signal.signal(signal.SIGALRM, ctrl_c)
     try:
-        ctrl_c.start()
+        signal.setitimer(signal.ITIMER_REAL, moment)
         model = train(**options)
-        ctrl_c.join()
-        for _ in range(1000):  # the signal is on its way: Python looks for one in each turn
-            pass
+        while not came:
+            time.sleep(0.001)
     except KeyboardInterrupt:
-        ctrl_c.join()
+        pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert came
     assert signal.getsignal(signal.SIGINT) is handler
     assert threading.active_count() == threads
     return model
