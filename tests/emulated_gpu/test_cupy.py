@@ -60,10 +60,22 @@ def test_what_the_caller_overwrites_after_a_run_was_read_before(backend):
     want = case.host(eager.run(case.data, order, table))
     with no_fallback():
         losses = graph.run(case.data, order, table)
-        for array in case.data:  # no read between: the end of inside() alone makes this wait
+        for array in case.data:  # no read between
             array.fill(np.nan)
     assert case.host(losses)[0].tobytes() == want[0].tobytes()
     case.same(graph.state, eager.state)
+
+
+def test_a_state_that_the_caller_overwrites_after_compile_was_copied_before(backend):
+    case = Case(backend)
+    eager = case.eager()
+    want = case.host(eager.run(case.data, case.order(20), case.table(0, 20)))
+    graph = case.compiled()
+    for array in leaves(case.state):  # the end of inside() alone makes this wait
+        array.fill(np.nan)
+    with no_fallback():
+        losses = graph.run(case.data, case.order(20), case.table(0, 20))
+    assert case.host(losses)[0].tobytes() == want[0].tobytes()
 
 
 def test_a_run_on_one_stream_and_its_state_on_another(backend):

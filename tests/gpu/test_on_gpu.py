@@ -423,3 +423,18 @@ def test_torch_compile_inside_a_graph(where):
     with no_fallback():
         got = case.host(case.compiled().run(case.data, case.order(20), case.table(0, 20)))[0]
     np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["torch:cuda"])
+def test_memory_of_streamed_data_comes_back_after_a_failed_capture(where):
+    """PyTorch keeps memory that other streams have used back while it believes a capture under way."""
+    import torch
+
+    test_a_step_that_asks_the_host_runs_as_it_is_written(where)
+    torch.cuda.empty_cache()
+    held = []
+    for _ in range(100):
+        where.upload(np.zeros(1 << 20, "float32"), "float32")
+        where.synchronize()
+        held.append(torch.cuda.memory_reserved())
+    assert max(held[10:]) <= max(held[:10])
