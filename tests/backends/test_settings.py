@@ -125,11 +125,19 @@ OF_TORCH: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }  # fmt: skip
 
 
+QUICK = {
+    "another default device", "default dtype", "autocast to bfloat16", "inference mode",
+    "deterministic algorithms", "products in medium precision", "TF32 by attribute",
+}  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.filterwarnings("ignore:In CPU autocast")
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @pytest.mark.filterwarnings("ignore:Please use the new API")
-@pytest.mark.parametrize("name", OF_TORCH)
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in OF_TORCH]
+)
 def test_switches_of_torch(name: str) -> None:
     plain("torch")
     with OF_TORCH[name]():
