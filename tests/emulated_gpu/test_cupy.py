@@ -17,7 +17,7 @@ from portable_bp.testing import equivalence
 from portable_bp_backends import cupy_backend, cupy_cublas
 from portable_bp_backends.cupy_backend import CupyBackend
 from portable_bp_backends.cupy_graph import CupyRecorder
-from tests.emulated_gpu import device, driver
+from tests.emulated_gpu import device, driver, memory
 from tests.emulated_gpu.install import nvrtc
 from tests.gpu.test_on_gpu import Case, no_fallback
 
@@ -198,7 +198,7 @@ def test_a_pool_that_grows_while_it_is_captured_makes_the_graph_anew(backend):
 
 
 def test_free_memory_of_the_other_pool_is_used(backend, monkeypatch):
-    monkeypatch.setattr(device, "TOTAL", device.memory.used + (64 << 20))
+    monkeypatch.setattr(memory, "TOTAL", memory.memory.used + (64 << 20))
     with backend.scope():
         recorder = CupyRecorder(cupy.cuda.Stream(non_blocking=True))
         data = cupy.empty(48 << 20, "uint8")
