@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from benchmarks import reading
 from portable_bp import datasets
 from portable_bp.datasets import DataError, load
 from portable_bp.tables import limits, read_arrow
@@ -193,3 +195,16 @@ def test_the_steps_grow_with_the_columns(tmp_path, kind):
 
     few, more = work(400), work(800)
     assert more < 2.1 * few
+
+
+def test_the_benchmark_of_reading():
+    """It runs, and its committed record shows that twice the cells take about twice the time."""
+    times = reading.measure(reading.QUICK, rounds=1)
+    assert {entry["format"] for entry in times["columns"]} == {*reading.READERS}
+    record = json.loads(reading.RECORD.read_text())["reading"]
+    for axis, entries in record.items():
+        for kind in reading.READERS:
+            seconds = [e["seconds"] for e in entries if e["format"] == kind]
+            assert len(seconds) == len(reading.AXES[axis])
+            growth = (seconds[-1] / seconds[0]) ** (1 / (len(seconds) - 1))
+            assert growth < 2.8, f"{axis}, {kind}: the square would be 4"
