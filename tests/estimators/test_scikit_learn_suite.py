@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sklearn
 import sklearn.neural_network.tests as theirs
+from sklearn.utils.fixes import parse_version
 
 SOURCE = Path(theirs.__file__).with_name("test_mlp.py")
 THEIRS = "from sklearn.neural_network import MLPClassifier, MLPRegressor\n"
@@ -16,6 +18,8 @@ OURS = "from portable_bp.estimators import MLPClassifier, MLPRegressor\n"
 
 # Nothing is left of this one without the private method that it calls, of another signature.
 PRIVATE = {"test_gradient"}
+if parse_version(sklearn.__version__) < parse_version("1.9"):
+    PRIVATE.add("test_fit")  # it prepared the attributes of a fit by hand
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -40,4 +44,4 @@ globals().update(SUITE)
 def test_the_suite_is_ours() -> None:
     estimator = SUITE["test_alpha"].__globals__["MLPClassifier"]  # type: ignore[attr-defined]
     assert estimator.__module__.startswith("portable_bp.")
-    assert len(SUITE) >= 42
+    assert len(SUITE) >= 40
