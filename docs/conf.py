@@ -61,7 +61,6 @@ myst_dmath_double_inline = True
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / "jupyter_cache")
 nb_execution_timeout = 120
-nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_number_source_lines = False
 
