@@ -85,13 +85,27 @@ def test_a_run_on_one_stream_and_its_state_on_another(backend):
     with cupy.cuda.Stream(non_blocking=True) as first:
         cupy.cuda.Device().synchronize()
         graph.run(case.data, order, table)
-    with cupy.cuda.Stream(non_blocking=True):
+    with cupy.cuda.Stream(non_blocking=True) as second:
         state = graph.state  # the start of outside() alone makes this wait
-        case.host(state)
+    with first:
+        graph.run(case.data, order, case.table(20, 20))  # and its end makes this wait
+    second.synchronize()
     first.synchronize()
     eager.run(case.data, order, table)
     cupy.cuda.Device().synchronize()
     case.same(state, eager.state)
+
+
+def test_products_on_two_streams_have_a_workspace_each(backend):
+    a = cupy.ones((16, 16), "float32")
+    cupy.cuda.Device().synchronize()
+    streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+    products = []
+    for stream in streams:  # neither waits for the other, and neither has to
+        with stream:
+            products.append(backend.xp.matmul(a, a))
+    cupy.cuda.Device().synchronize()
+    assert all(bool((p == 16).all()) for p in products)
 
 
 @pytest.mark.device_errors
