@@ -12,7 +12,7 @@ import pytest
 from portable_bp_backends.cupy_backend import CupyBackend
 from tests.emulated_gpu import build
 from tests.emulated_gpu.install import nvrtc
-from tests.gpu.test_groups import TRACED, operands
+from tests.gpu.test_groups import GROUPS, TRACED, operands
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 
@@ -20,8 +20,8 @@ ARCHITECTURES = (75, 80, 90, 100, 120)
 @pytest.fixture(scope="module")
 def library():
     places = importlib.util.find_spec("nvidia").submodule_search_locations
-    (path,) = (p for place in places for p in Path(place).glob("*/lib/libnvrtc.so.*"))
-    return ctypes.CDLL(str(path))
+    found = sorted(p for place in places for p in Path(place).glob("*/lib/libnvrtc.so.13*"))
+    return ctypes.CDLL(str(found[0]))
 
 
 def ptx(library, text, architecture):
@@ -69,3 +69,13 @@ def test_every_group_compiles_for(library, architecture):
         for dtype in ("float32", "float64"):
             for text in text_of(name, dtype):
                 ptx(library, text, architecture)
+
+
+def test_the_random_words_compile(library):
+    backend = CupyBackend(0)
+    nvrtc.texts.clear()
+    backend.xp.portable_bp_kernel(GROUPS["philox4x32"])(
+        *(cupy.zeros(4, "uint32") for _ in range(6))
+    )
+    (text,) = (t for t in nvrtc.texts.values() if "portable_bp_philox4x32(" in t)
+    assert ".f64" not in ptx(library, text, 75)
