@@ -184,7 +184,8 @@ class Trainer:
         turn = Turn(self.epoch, first, orders, self._step_inputs(first, rates, orders), rates)
         self._turns.append(turn)
         self.last_rate = float(rates[-1])
-        self._run(turn)
+        with self.backend.scope():
+            self._run(turn)
         if self.stopped:
             return
         losses = self.read_losses()
@@ -231,8 +232,7 @@ class Trainer:
 
     def _advance(self, chunk: Chunk, inputs: tuple[HostArray, ...]) -> Tree:
         self._in_a_step = True
-        with self.backend.scope(), np.errstate(over="ignore", invalid="ignore"):
-            losses = self._runner.run(chunk.arrays, chunk.order, inputs)
+        losses = self._runner.run(chunk.arrays, chunk.order, inputs)
         self._in_a_step = False
         return losses
 
