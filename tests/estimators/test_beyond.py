@@ -691,3 +691,42 @@ def test_an_interruption_keeps_the_model(solver: str) -> None:
         est.fit(X, CLASSES)
     assert est.n_iter_ == 2
     assert est.predict(X).shape == (80,)
+
+
+# --- scores that are no numbers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", ["0.5", None, [0.1, 0.2], 1j, np.array("x")])
+def test_a_scorer_that_returns_no_number_is_an_error(score: Any) -> None:
+    est = classifier(early_stopping=True, scoring=lambda est, X, y: score)
+    with pytest.raises(ValueError, match=r"scoring must return a number, got .* in epoch 1"):
+        est.fit(X, CLASSES)
+
+
+@pytest.mark.parametrize("score", [np.float32(0.5), np.array(0.5), np.array([0.5]), True, 1])
+def test_any_kind_of_number_is_a_score(score: Any) -> None:
+    est = classifier(early_stopping=True, scoring=lambda est, X, y: score, max_iter=2)
+    with pytest.warns(ConvergenceWarning):
+        est.fit(X, CLASSES)
+    assert est.best_validation_score_ == float(np.asarray(score).item())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_epochs_whose_score_is_not_finite_are_not_counted(bad: float) -> None:
+    scores = iter([bad, 0.5, bad, 0.7, bad, bad, bad, 0.6, 0.6])
+    kept = []
+
+    def scorer(est: Any, X: Any, y: Any) -> float:
+        kept.append(est.coefs_[0].copy())
+        return next(scores)
+
+    est = classifier(
+        early_stopping=True, scoring=scorer, max_iter=9, n_iter_no_change=2, random_state=0
+    )
+    with pytest.warns(
+        UserWarning, match=r"validation score \(scoring=.* is -?(nan|inf) in epoch 1"
+    ):
+        est.fit(X, CLASSES)
+    assert est.n_iter_ == 9, "two epochs without improvement, not five"
+    assert est.best_validation_score_ == 0.7
+    np.testing.assert_array_equal(est.coefs_[0], kept[3])
