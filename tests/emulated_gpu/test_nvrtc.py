@@ -17,6 +17,10 @@ from tests.gpu.test_groups import GROUPS, TRACED, operands
 ARCHITECTURES = (75, 80, 90, 100, 120)
 
 
+def test_the_few_are_there():
+    assert set(FEW) <= TRACED.keys()
+
+
 @pytest.fixture(scope="module")
 def library():
     places = importlib.util.find_spec("nvidia").submodule_search_locations
@@ -45,15 +49,21 @@ def ptx(library, text, architecture):
 
 def text_of(name, dtype):
     """The CUDA text of one group."""
-    backend = CupyBackend(0)  # its own kernels: each is compiled now
+    backend = CupyBackend(0)  # its own kernels; CuPy may know their text already
     formula = TRACED[name]
     given = [cupy.asarray(a) if isinstance(a, np.ndarray) else a for a in operands(formula, dtype)]
-    nvrtc.texts.clear()
     backend.xp.portable_bp_kernel(formula)(*given)
-    return [t for t in nvrtc.texts.values() if f"portable_bp_{formula.__name__}(" in t]
+    own = [t for t in nvrtc.texts.values() if f"portable_bp_{formula.__name__}(" in t]
+    return [t for t in own if ("CArray<double" in t) == (dtype == "float64")]
 
 
-@pytest.mark.parametrize("name", TRACED)
+FEW = ("relu", "_d_leaky_relu", "exp_shifted", "_cross_entropy", "_adam", "_add_l2")
+"""The default run takes these; all of them, for every architecture, are slow."""
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in TRACED]
+)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_every_group_compiles_and_stays_in_its_dtype(library, name, dtype):
     texts = text_of(name, dtype)
@@ -73,7 +83,6 @@ def test_every_group_compiles_for(library, architecture):
 
 def test_the_random_words_compile(library):
     backend = CupyBackend(0)
-    nvrtc.texts.clear()
     backend.xp.portable_bp_kernel(GROUPS["philox4x32"])(
         *(cupy.zeros(4, "uint32") for _ in range(6))
     )
