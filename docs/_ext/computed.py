@@ -36,10 +36,18 @@ _jinja = jinja2.Environment(
 )
 
 
+def devices() -> str:
+    """The table of the README that says where the library runs, with its links as of ``docs/``."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.split("<!-- devices:begin -->")[1].split("<!-- devices:end -->")[0]
+    table = table.replace("](docs/", "](")
+    return re.sub(r"\[([^\]]+)\]\((?!https?:)([^)]*/[^)]*)\)", outside, table)
+
+
 @cache
 def names() -> dict[str, Any]:
     """Everything that a computed page may name."""
-    return {**numbers.names(), "figure": figures.as_markdown}
+    return {**numbers.names(), "figure": figures.as_markdown, "devices": devices()}
 
 
 def outside(link: re.Match[str]) -> str:

@@ -23,6 +23,13 @@ PAGES = sorted(
 )
 
 
+def test_the_lines_of_the_derivation_run(capsys):
+    page = (DOCS / "backpropagation.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    exec(compile(block, "backpropagation.md", "exec"), {})
+    assert "0.6980754" in capsys.readouterr().out
+
+
 def test_the_guide_is_executed():
     assert len(PAGES) > 12
 
