@@ -49,7 +49,8 @@ class Model(ModelDisplays):
         One entry per epoch: ``history["loss"]``, ``history["validation_loss"]``, ...
     stopped : str
         Why training ended: ``"finished"``, ``"callback"``, ``"time"``, ``"interrupted"``,
-        ``"terminated"`` (by SIGTERM or SIGUSR1) or ``"diverged"``.
+        ``"terminated"`` (by SIGTERM or SIGUSR1) or ``"diverged"``; with L-BFGS also ``"converged"``
+        or ``"failed"`` (in a line search, which a warning says).
     best_epoch : int or None
         The epoch (from 1) that the parameters are of, when the best ones were restored.
     classes : array of shape (n_classes,) or None
