@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 # CuPy on emulated devices (tests/emulated_gpu), in processes of their own: the others see no GPU.
-EMULATED := -p tests.emulated_gpu.plugin tests/emulated_gpu tests/gpu/test_on_gpu.py -k "not torch" \
+EMULATED := -n 0 -p tests.emulated_gpu.plugin tests/emulated_gpu tests/gpu/test_on_gpu.py -k "not torch" \
 	--backends cupy,cupy:1 --require-backends cupy,cupy:1
 
 .PHONY: train test test-all test-floor lint coverage wheel mutants bench docs docs-smoke docs-test clean
