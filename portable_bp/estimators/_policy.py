@@ -134,7 +134,7 @@ class Progress:
         )
         if "best_loss_" in fitted and (fitted["best_loss_"] is None) == early_stopping:
             for name in ("best_loss_", "validation_scores_", "best_validation_score_"):
-                setattr(progress, name, fitted[name])
+                setattr(progress, name, fitted.get(name, getattr(progress, name)))
         return progress
 
 

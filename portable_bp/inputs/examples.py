@@ -51,6 +51,8 @@ def learn(spec: NetSpec, X: Any, y: Any) -> NetSpec:
     """``spec`` with the labels and the names of features that stand in these rows."""
     for name, values in (("X", X), ("y", y)):
         containers.refuse_no_array(name, values)
+        if not containers.is_sparse(values):  # a device library's is refused before it is placed
+            containers.refuse_sparse(name, values)
     return replace(spec, classes=labels.learn(spec, y), features=names.of(X))
 
 

@@ -117,11 +117,7 @@ def check_options(
         compile=checks.boolean("compile", compile),
         report_loss=checks.boolean("report_loss", report_loss),
         checkpoint=checkpoint,
-        checkpoint_every=(
-            None
-            if checkpoint_every is None
-            else checks.positive_int("checkpoint_every", checkpoint_every)
-        ),
+        checkpoint_every=checkpoint_every,
         checkpoint_keep=checks.positive_int("checkpoint_keep", checkpoint_keep),
         resume=checks.boolean("resume", resume),
     )
@@ -134,6 +130,8 @@ def check_options(
 def check_saving(checkpoint: Any, checkpoint_every: Any, resume: Any) -> None:
     """Check the path of a checkpoint directory, and that what needs one has one."""
     checks.boolean("resume", resume)
+    if checkpoint_every is not None:
+        checks.positive_int("checkpoint_every", checkpoint_every)
     if checkpoint is None:
         if resume or checkpoint_every is not None:
             raise ValueError(

@@ -24,7 +24,7 @@ from portable_bp.testing import equivalence
 from portable_bp.testing.compare import compare, kind_errors
 from portable_bp.testing.problems import make_problem
 from portable_bp.testing.tolerances import GRADIENT
-from portable_bp.training import trainer
+from portable_bp.training import policy, trainer
 from portable_bp.training.step import StepPlan, make_step
 
 DTYPES = equivalence.DTYPES
@@ -379,12 +379,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> tuple[Backend, list[str]]:
     return where, crossings
 
 
+@pytest.mark.parametrize("lookahead", [1, 8])
 @pytest.mark.parametrize("batch_size", [1, 4, None])
 def test_an_epoch_reads_the_device_once(
-    counted: tuple[Backend, list[str]], batch_size: int | None, monkeypatch: pytest.MonkeyPatch
+    counted: tuple[Backend, list[str]],
+    batch_size: int | None,
+    lookahead: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However many steps it has."""
+    """However many steps it has; epochs that run in one call are read together."""
     where, crossings = counted
+    monkeypatch.setattr(policy, "LOOKAHEAD", lookahead)
     monkeypatch.setattr(
         trainer, "SNAPSHOT_SECONDS", np.inf
     )  # a slow machine would take one at times
@@ -398,9 +403,10 @@ def test_an_epoch_reads_the_device_once(
         )  # fmt: skip
         reads.append(crossings.count("read"))
         writes.append(crossings.count("write"))
-    assert reads[1] - reads[0] == 2
+    more = 2 if lookahead == 1 else 0
+    assert reads[1] - reads[0] == more
     # The order of the rows, their numbers and Adam's two coefficients, for all steps together.
-    assert writes[1] - writes[0] == 2 * (3 if batch_size is None else 4)
+    assert writes[1] - writes[0] == more * (3 if batch_size is None else 4)
 
 
 def test_gradients_of_a_devices_arrays_cost_one_read(counted: tuple[Backend, list[str]]) -> None:

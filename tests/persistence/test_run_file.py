@@ -80,6 +80,7 @@ NOT_REFUSED = {
     (("watchers", 0, "best"), 10**12), (("watchers", 0, "best"), -1),
     (("watchers", 0, "best"), 1.5), (("watchers", 0, "best"), 10**9),
     (("watchers", 0, "waited"), 10**9), (("watchers", 0, "waited"), 10**12),
+    (("watchers", 0, "waited"), 10**400),  # only compared
 }  # fmt: skip
 
 
