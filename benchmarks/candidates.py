@@ -137,9 +137,9 @@ class Ours(Training):
         return map_leaves(self.backend.to_numpy, self.runner.state[0])
 
 
-def ours(library: str, as_written: bool = False) -> type[Ours]:
-    name = f"Ours_{library}{'_as_written' * as_written}"
-    return type(name, (Ours,), {"spec": library, "compiled": not as_written})
+def ours(library: str, eager: bool = False) -> type[Ours]:
+    name = f"Ours_{library}{'_eager' * eager}"
+    return type(name, (Ours,), {"spec": library, "compiled": not eager})
 
 
 class GemmFloor(Training):

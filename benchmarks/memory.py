@@ -17,7 +17,7 @@ from benchmarks.workers import Failed
 
 CANDIDATES = (
     "ours numpy",
-    "ours numpy, as written",
+    "ours numpy, eager",
     "ours torch",
     "ours jax",
     "scikit-learn",

@@ -374,9 +374,9 @@ class JaxForward(Inference):
 
 TRAINING: dict[str, type[Candidate]] = {
     "ours numpy": ours("numpy"),
-    "ours numpy, as written": ours("numpy", as_written=True),
+    "ours numpy, eager": ours("numpy", eager=True),
     "ours torch": ours("torch"),
-    "ours torch, as written": ours("torch", as_written=True),
+    "ours torch, eager": ours("torch", eager=True),
     "ours jax": ours("jax"),
     "ours cupy": ours("cupy"),
     "scikit-learn": SklearnTraining,

@@ -198,7 +198,7 @@ def anatomy(entries: Sequence[Entry]) -> Table:
         known = [f for f in found if f is not None]
         rest = None if whole is None or len(known) < len(parts) else whole - sum(known)
         rows.append((shape(e), *map(duration, (median(e, NOT), whole, *found, rest))))
-    return Table(("network, batch", "as written", "compiled", *parts, "all the rest"), rows)
+    return Table(("network, batch", "eager", "compiled", *parts, "all the rest"), rows)
 
 
 def ablations(entries: Sequence[Entry]) -> Table:

@@ -102,8 +102,8 @@ class _Program:
 class GraphRunner(ReplayRunner):
     """Runs steps from graphs, see :class:`portable_bp.backend.Runner`.
 
-    Before a graph is used its replay is compared with the step as it is written, bit for bit. A step
-    that cannot be recorded, or whose replay differs, runs as it is written, with a warning that says
+    Before a graph is used its replay is compared with the eager step, bit for bit. A step
+    that cannot be recorded, or whose replay differs, runs eagerly, with a warning that says
     why.
     """
 
@@ -237,7 +237,7 @@ class GraphRunner(ReplayRunner):
         backend, empty = self._backend, self._recorder.empty
         window = min(WINDOW, 1 << (steps - 1).bit_length())
         index = backend.asarray(range(window), backend.index_dtype)
-        # What the step reports is known once it has run: as it is written, its result forgotten.
+        # What the step reports is known once it has run: eagerly, its result forgotten.
         _, loss = self._run_eagerly(1, data, order, table)
         return _Program(
             data=tuple(map(backend.copy, data)) if owned else data,

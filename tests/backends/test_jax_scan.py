@@ -60,7 +60,7 @@ def backend(usable: Any) -> Backend:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_the_numbers_of_the_step_as_written_traced_once_for_each_shape(
+def test_the_numbers_of_the_step_eager_traced_once_for_each_shape(
     backend: Backend, optimizer: str
 ) -> None:
     problem = Problem(backend, optimizer)

@@ -109,14 +109,14 @@ NETS = {
 
 
 @pytest.mark.parametrize("optimizer", sorted(optimizers.OPTIMIZERS))
-def test_every_optimiser_has_the_bits_of_the_step_as_written(optimizer: str) -> None:
+def test_every_optimiser_has_the_bits_of_the_step_eager(optimizer: str) -> None:
     for sizes, batch in NETS.values():
         Problem(sizes, batch, optimizer).check(EXACT)
     Problem(*NETS["deep"], optimizer, "float64", l1=0.1, l2=0.1).check(EXACT)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_every_option_has_the_bits_of_the_step_as_written(options: str) -> None:
+def test_every_option_has_the_bits_of_the_step_eager(options: str) -> None:
     for (sizes, batch), dtype in itertools.product(NETS.values(), ("float32", "float64")):
         Problem(sizes, batch, "adam", dtype, **OPTIONS[options]).check(EXACT)
 

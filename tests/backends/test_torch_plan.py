@@ -1,4 +1,4 @@
-"""PyTorch's plan on the CPU: the bits of the step as it is written, from tensors that stay."""
+"""PyTorch's plan on the CPU: the bits of the eager step, from tensors that stay."""
 
 from __future__ import annotations
 

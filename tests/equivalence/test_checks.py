@@ -42,7 +42,7 @@ def test_agrees(where: Backend, name: str, dtype: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ON_EACH)
-def test_agrees_compiled_and_as_written(where: Backend, name: str, dtype: str) -> None:
+def test_agrees_compiled_and_eager(where: Backend, name: str, dtype: str) -> None:
     check = equivalence.CHECKS[name]
     for mode in equivalence.chosen_modes(where, check, thorough=True):
         assert failures(check.rows(where, dtype, mode)) == []

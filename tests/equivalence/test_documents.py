@@ -52,7 +52,7 @@ def test_compiled(usable: Callable[[str], Backend], spec: str) -> None:
 @EACH
 @pytest.mark.needs("compiled")
 def test_same_bits(entered: Callable[[str, str], Backend], spec: str) -> None:
-    """Of two short runs, compiled and as they are written."""
+    """Of two short runs, compiled and eager."""
     where = entered(spec, "float64")
     differ = False
     for case in list(equivalence.RUNS)[:2]:

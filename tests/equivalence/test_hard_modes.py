@@ -180,7 +180,7 @@ def test_odd_tensors_of_torch() -> None:
 
 
 @pytest.mark.parametrize("name", ["activations", "gradients", "optimizers"])
-def test_without_native_kernels_the_equations_run_as_written(
+def test_without_native_kernels_the_equations_run_eager(
     where: Backend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With them is what every other test sees."""

@@ -50,7 +50,7 @@ def order(steps, batch=4, n=24, seed=1):
 
 
 class Pair:
-    """A graph and the step as it is written, side by side."""
+    """A graph and the eager step, side by side."""
 
     def __init__(self, step, state, recorder=None):
         self.graph = GraphRunner(NUMPY, step, state, recorder or HostRecorder())
