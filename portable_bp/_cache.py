@@ -40,11 +40,11 @@ class Recent(Generic[T]):
     def put(self, key: Any, entry: T) -> T:
         """Keep ``entry``, or the earlier one under the same key; the one that is kept."""
         with self._lock:
-            kept = self._entries.setdefault(key, entry)
+            existing = self._entries.setdefault(key, entry)
             self._entries.move_to_end(key)
             while len(self._entries) > self._size:
                 self._entries.popitem(last=False)
-            return kept
+            return existing
 
     def pop(self, key: Any) -> T | None:
         """Take the entry under ``key`` out; None where there is none."""

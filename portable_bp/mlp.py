@@ -486,8 +486,8 @@ class MLP:
     ) -> tuple[Backend, Params, Array, Array, Array | None]:
         backend, name, params = self._place(params, x, y, sample_weight)
         with backend.scope():
-            given = examples.Rows(x, y, sample_weight)
-            (rows,) = examples.check(self.spec, backend, name, given)
+            unchecked = examples.Rows(x, y, sample_weight)
+            (rows,) = examples.check(self.spec, backend, name, unchecked)
             a = to_backend(backend, rows.x, name, "X")
             t = examples.place_targets(
                 self.spec, backend, y if owner(y) is not None else rows.y, name
@@ -505,15 +505,15 @@ class MLP:
             for pair in as_pairs(params)
         )
         check_shapes(self, params, "params")
-        found = list(leaves(params))
-        backend = resolve(None, *found, *data)
-        words = {dtype_name(p) for p in found}
+        arrays = list(leaves(params))
+        backend = resolve(None, *arrays, *data)
+        words = {dtype_name(p) for p in arrays}
         if words not in ({"float32"}, {"float64"}):
             raise ValueError(
                 f"params must be all float32 or all float64, got {', '.join(sorted(words))}"
             )
         name = words.pop()
-        if any(owner(p) is None for p in found):
+        if any(owner(p) is None for p in arrays):
             with backend.scope():
                 params = tuple(
                     tuple(to_backend(backend, p, name) for p in pair)  # type: ignore[misc]

@@ -217,8 +217,8 @@ def mazur(backend: str | Backend = "numpy") -> Trace:
 
 def usable_backends() -> tuple[str, ...]:
     """One device of every library that can be used here, an accelerator where there is one."""
-    found = [devices[0] for a in adapters().values() if (devices := a.devices())]
-    return tuple(sorted(found, key=lambda spec: (spec != "numpy", spec)))
+    specs = [devices[0] for a in adapters().values() if (devices := a.devices())]
+    return tuple(sorted(specs, key=lambda spec: (spec != "numpy", spec)))
 
 
 def report(traces: Sequence[Trace]) -> str:

@@ -206,7 +206,7 @@ class GraphRunner(ReplayRunner):
         self._recorder.synchronize()  # a graph in flight keeps its memory until it is done
         # Data that come anew each time are copied to where the graphs look for them.
         owned = program is not None and any(
-            mine is not given for mine, given in zip(program.data, data, strict=True)
+            mine is not array for mine, array in zip(program.data, data, strict=True)
         )
         del program
         while len(self._programs) >= PROGRAMS:
@@ -217,12 +217,12 @@ class GraphRunner(ReplayRunner):
     def _bind(self, program: _Program, data: tuple[Array, ...]) -> bool:
         """Whether the graphs of the program see these data now."""
         if not program.owned:
-            return all(mine is given for mine, given in zip(program.data, data, strict=True))
+            return all(mine is array for mine, array in zip(program.data, data, strict=True))
         rows = data[0].shape[0] if data else 0
         if any(rows > mine.shape[0] for mine in program.data):
             return False
-        for mine, given in zip(program.data, data, strict=True):
-            self._recorder.assign(mine[:rows, ...], given)
+        for mine, array in zip(program.data, data, strict=True):
+            self._recorder.assign(mine[:rows, ...], array)
         return True
 
     def _prepared(
@@ -279,8 +279,8 @@ class GraphRunner(ReplayRunner):
             map_leaves(recorder.assign, self._state, before)
             self._fill(program, first, order, table)
             launch()
-            found = (self._state, map_leaves(lambda l: l[first, ...], program.losses))
-            if not recorder.same_bits(list(zip(leaves(found), leaves(expected), strict=True))):
+            replayed = (self._state, map_leaves(lambda l: l[first, ...], program.losses))
+            if not recorder.same_bits(list(zip(leaves(replayed), leaves(expected), strict=True))):
                 raise CannotReplayError("its replay gives other bits than the step itself")
         finally:
             map_leaves(recorder.assign, self._state, before)

@@ -49,17 +49,17 @@ _current: ContextVar[Backend | None] = ContextVar("portable_bp_backend", default
 @cache
 def adapters() -> dict[str, type[Backend]]:
     """Name to adapter class, from the entry points; a plug-in that does not load is left out."""
-    found: dict[str, type[Backend]] = {}
+    loaded: dict[str, type[Backend]] = {}
     for entry in entry_points(group=GROUP):
         try:
-            found[entry.name] = entry.load()
+            loaded[entry.name] = entry.load()
         except Exception as error:
             warnings.warn(
                 f"the backend plug-in {entry.name!r} ({entry.value}) does not load: {error}",
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return found
+    return loaded
 
 
 def available_backends() -> tuple[str, ...]:
@@ -262,9 +262,9 @@ def resolve(backend: str | Backend | None, *arrays: Any) -> Backend:
     """The backend for these inputs by the rules of selection."""
     if backend is not None:
         return get_backend(backend)
-    found = backend_of(*arrays) or _current.get()
-    if found is not None:
-        return found
+    chosen = backend_of(*arrays) or _current.get()
+    if chosen is not None:
+        return chosen
     spec = os.environ.get(VARIABLE, "").strip()
     try:
         return get_backend(spec or "numpy")

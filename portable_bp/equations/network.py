@@ -107,7 +107,7 @@ def deltas(
     """``delta^l`` of every layer by the delta rule; nothing is computed for the input layer."""
     z, a = cache.z, cache.outputs
     delta = losses.output_delta(eq.loss, eq.activations[-1], z[-1], a[-1], y, xp) * share
-    found = [delta]
+    backwards = [delta]
     for l in range(len(params) - 2, -1, -1):
         W = params[l + 1][0]
         g = affine_inputs(delta, W, xp=xp)
@@ -115,19 +115,19 @@ def deltas(
         if mask is not None:
             g = g * mask
         delta = eq.activations[l].vjp(g, z[l], a[l], xp)
-        found.append(delta)
-    return tuple(reversed(found))
+        backwards.append(delta)
+    return tuple(reversed(backwards))
 
 
 def gradients(
     eq: Equations, params: Params, cache: Cache, delta: Sequence[Array], *, xp: Namespace
 ) -> Params:
     """``(dE/dW^l, dE/db^l)`` for every layer, penalties included."""
-    found = []
+    grads = []
     for (W, _), a, d in zip(params, cache.inputs, delta, strict=True):
         dW, db = affine_gradients(a, d, xp=xp)
-        found.append((regularizers.penalised_gradient(dW, W, eq.l1, eq.l2, xp=xp), db))
-    return tuple(found)
+        grads.append((regularizers.penalised_gradient(dW, W, eq.l1, eq.l2, xp=xp), db))
+    return tuple(grads)
 
 
 def input_gradient(

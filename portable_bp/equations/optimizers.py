@@ -314,8 +314,8 @@ def apply(
             for i, (p, g) in enumerate(zip(layer, layer_grads, strict=True))
         ]
         new_params.append((updated[0][0], updated[1][0]))
-        for kept, *pair in zip(new_slots, updated[0][1], updated[1][1], strict=True):
-            kept.append(tuple(pair))
+        for slot, *pair in zip(new_slots, updated[0][1], updated[1][1], strict=True):
+            slot.append(tuple(pair))
     return tuple(new_params), tuple(tuple(s) for s in new_slots)
 
 

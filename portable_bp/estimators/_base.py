@@ -332,8 +332,8 @@ class BaseMLP(
             self._same_home(X, home, "transform")
             X = self._features(X, home)
             return X.toarray() if hasattr(X, "toarray") else X
-        place, found = self._blocks(X, "transform", lambda: self._all_activations()[:-1])
-        return place.to_home(blocks.join(place.work, [a for _, a in found]))
+        place, outputs = self._blocks(X, "transform", lambda: self._all_activations()[:-1])
+        return place.to_home(blocks.join(place.work, [a for _, a in outputs]))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

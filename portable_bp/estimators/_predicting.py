@@ -37,8 +37,8 @@ class Predicting:
 
     def _outputs(self, X: Any, method: str) -> Any:
         """The outputs of the network for each row, where X lives."""
-        place, found = self._blocks(X, method, self._all_activations)
-        return place.to_home(blocks.join(place.work, [a for _, a in found]))
+        place, outputs = self._blocks(X, method, self._all_activations)
+        return place.to_home(blocks.join(place.work, [a for _, a in outputs]))
 
     def _blocks(
         self, X: Any, method: str, layers: Callable[[], list[str | Activation]]
@@ -51,13 +51,13 @@ class Predicting:
         name = self.dtype or max(_input.float_dtype(X, place.work), dtype_name(self.coefs_[0]))
         functions = [activations.get(a) for a in layers()]
         params = self._params_read(place, name)[: len(functions)]
-        found = translate_oom(
+        outputs = translate_oom(
             place.work,
             lambda: list(blocks.forward(place.work, functions, params, X)),
             lambda: f"predicting {X.shape[0]:,} rows",
             "the number of rows handed in at a time",
         )
-        return place, found
+        return place, outputs
 
     def _params_read(self, place: Place, name: str) -> Params:
         """The parameters where the equations run, as they are when they are there already."""

@@ -107,12 +107,12 @@ def _literal(name: str, array: HostArray | None) -> list[str]:
 
 
 def _forward(program: Program) -> list[str]:
-    given = f'np.asarray(X, "{program.dtype if program.mean is None else "float64"}")'
+    rows = f'np.asarray(X, "{program.dtype if program.mean is None else "float64"}")'
     lines = [
         "",
         "def forward(X):",
         '    """The outputs of the network for rows X, shape (n, outputs)."""',
-        f"    x = {given}",
+        f"    x = {rows}",
         f"    if x.ndim != 2 or x.shape[1] != {program.inputs}:",
         f'        raise ValueError(f"X must have the shape (n, {program.inputs}), got {{x.shape}}")',
     ]

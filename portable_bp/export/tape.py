@@ -159,17 +159,17 @@ class Tape:
 
     def note(self, operation: str, *operands: Any, dtype: str | None = None) -> Value:
         """The result of an operation; the same one of the same operands is noted once."""
-        given = tuple(self.constant(operand) for operand in operands)
-        key = (operation, dtype, *(operand.number for operand in given))
+        inputs = tuple(self.constant(operand) for operand in operands)
+        key = (operation, dtype, *(operand.number for operand in inputs))
         if key not in self._noted:
             if operation in REDUCTIONS:
                 columns = 1
             elif operation == "matmul":
-                columns = given[1].columns
+                columns = inputs[1].columns
             else:
-                columns = max(operand.columns for operand in given)
+                columns = max(operand.columns for operand in inputs)
             kind = dtype or ("bool" if operation in COMPARISONS else self.dtype)
-            self._noted[key] = self._append(operation, given, columns, kind)
+            self._noted[key] = self._append(operation, inputs, columns, kind)
         return self._noted[key]
 
     def _append(

@@ -23,9 +23,9 @@ def kind_errors(backend: Backend, got: Tree, want: Tree, dtype: str) -> Iterator
         yield f"{len(arrays)} arrays instead of {len(models)}"
         return
     for a, w in zip(arrays, models, strict=True):
-        found = type(a).__module__.partition(".")[0]
-        if found not in type(backend).modules:
-            yield f"an array of {found} instead of {backend.name}"
+        library = type(a).__module__.partition(".")[0]
+        if library not in type(backend).modules:
+            yield f"an array of {library} instead of {backend.name}"
         elif type(backend).spec_of(a) != backend.spec:
             yield f"on {type(backend).spec_of(a)} instead of {backend.spec}"
         elif a.dtype != backend.dtype(dtype):
@@ -64,12 +64,12 @@ def compare(
     row = partial(Row, what, case, dtype, mode)
     if wrong:
         return row(math.inf, tolerance, wrong)
-    found: list[HostArray] = list(leaves(on_host(backend, got)))  # type: ignore[arg-type]
+    arrays: list[HostArray] = list(leaves(on_host(backend, got)))  # type: ignore[arg-type]
     exact: list[HostArray] = [np.asarray(w, dtype=np.float64) for w in leaves(want)]
     u = ROUNDOFF[unit or dtype]
-    if not all(np.isfinite(f).all() for f in found):
+    if not all(np.isfinite(f).all() for f in arrays):
         return row(math.inf, tolerance, "numbers that are not finite")
-    gaps = [f - e for f, e in zip(found, exact, strict=True)]
+    gaps = [f - e for f, e in zip(arrays, exact, strict=True)]
     if scale is None:
         size, off = norm(exact), norm(gaps)
         error = 0.0 if off == 0 else off / size / u if size else math.inf

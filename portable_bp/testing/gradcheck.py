@@ -134,19 +134,19 @@ class _Problem:
         return float(loss)  # type: ignore[arg-type]
 
     def worst(self, params: list[list[HostArray]], x: HostArray) -> _Worst:
-        given = _as_params(params)
-        loss, grads = self.net.loss_and_gradients(given, x, self.y, self.weights)
+        pairs = _as_params(params)
+        loss, grads = self.net.loss_and_gradients(pairs, x, self.y, self.weights)
         value = float(loss)  # type: ignore[arg-type]
         if not np.isfinite(value):
             raise AssertionError(f"the loss is {value} at these parameters; nothing to compare")
-        dx = self.net.input_gradient(given, x, self.y, self.weights)
-        found = [
+        dx = self.net.input_gradient(pairs, x, self.y, self.weights)
+        witnesses = [
             self.tensor(f"{letter}[{l}]", p, np.asarray(g), value, params, x)
             for l, (pair, dpair) in enumerate(zip(params, grads, strict=True))
             for letter, p, g in zip("Wb", pair, dpair, strict=True)
         ]
-        found.append(self.tensor("x", x, np.asarray(dx), value, params, x))
-        return max(found, key=lambda w: np.inf if np.isnan(w.error) else w.error)
+        witnesses.append(self.tensor("x", x, np.asarray(dx), value, params, x))
+        return max(witnesses, key=lambda w: np.inf if np.isnan(w.error) else w.error)
 
     def tensor(
         self,
@@ -164,15 +164,15 @@ class _Problem:
         worst = _Worst(name, 0.0, 0.0, 0.0, STEP)
         for flat in chosen:
             i = np.unravel_index(flat, p.shape)
-            kept, backprop = p[i], float(g[i])
+            original, backprop = p[i], float(g[i])
             best: _Worst | None = None
             for factor in (1.0, 1e-1, 1e-2):
-                h = STEP * factor * max(1.0, abs(kept))
-                p[i] = kept + h
+                h = STEP * factor * max(1.0, abs(original))
+                p[i] = original + h
                 above, up = self.loss(params, x), p[i]
-                p[i] = kept - h
+                p[i] = original - h
                 below, down = self.loss(params, x), p[i]
-                p[i] = kept
+                p[i] = original
                 slope = (above - below) / float(up - down)
                 error = abs(backprop - slope) / max(scale, abs(slope))
                 place = f"{name}[{', '.join(str(int(k)) for k in i)}]"

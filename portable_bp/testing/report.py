@@ -165,9 +165,9 @@ def _badness(row: Row) -> float:
 
 def library_versions(backend: Backend) -> dict[str, str]:
     """Versions of what takes part."""
-    found = {"portable_bp": __version__, "Python": platform.python_version()}
+    versions = {"portable_bp": __version__, "Python": platform.python_version()}
     for module in dict.fromkeys(("numpy", "array_api_compat", *backend.modules)):
         number = getattr(sys.modules.get(module), "__version__", None)
         if number:
-            found[module] = str(number)
-    return found
+            versions[module] = str(number)
+    return versions

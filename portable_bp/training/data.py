@@ -235,7 +235,9 @@ def data_source(
         y = y.astype(dtype)
     with backend.scope():
         named = zip((X, y, *extra), dtypes, ("X", "y", "sample_weight"), strict=False)
-        return DeviceData(tuple(_contiguous(to_backend(backend, *given)) for given in named))
+        return DeviceData(
+            tuple(_contiguous(to_backend(backend, *arguments)) for arguments in named)
+        )
 
 
 def _contiguous(array: Any) -> Array:

@@ -220,9 +220,9 @@ class Model(ModelDisplays):
 
         def evaluated() -> tuple[float, float]:
             with self.backend.scope():
-                given = examples.Rows(X, y, sample_weight)
+                unchecked = examples.Rows(X, y, sample_weight)
                 unnamed = replace(self.spec, features=None)  # X has no names any more
-                (rows,) = examples.check(unnamed, self.backend, self._dtype, given, sparse=True)
+                (rows,) = examples.check(unnamed, self.backend, self._dtype, unchecked, sparse=True)
             t = examples.place_targets(self.net.spec, get_backend("numpy"), rows.y, "float64")
             by_row, outputs = blocks.losses_and_outputs(
                 self.backend, self.net.equations, self.params, rows.x, np.asarray(t)

@@ -69,9 +69,9 @@ def evaluate_compiled(
                 xp.zeros((rows, b.shape[0]), dtype=x.dtype, device=backend.device)
                 for _, b in params
             )
-            found = (xp.zeros((), dtype=x.dtype, device=backend.device), blank[-1], blank)
-            given = (params, x, y, () if weights is None else weights)
-            states.append((given, *found, map_leaves(xp.zeros_like, params), xp.zeros_like(x)))
+            results = (xp.zeros((), dtype=x.dtype, device=backend.device), blank[-1], blank)
+            inputs = (params, x, y, () if weights is None else weights)
+            states.append((inputs, *results, map_leaves(xp.zeros_like, params), xp.zeros_like(x)))
         run = runner(
             backend, "compiled", jointly([_evaluation(p) for p in problems]), tuple(states)
         )
@@ -85,27 +85,27 @@ def _evaluation(problem: Problem) -> Step:
     eq = problem.net.equations
 
     def step(xp: Namespace, state: Tree, batch: Tree) -> tuple[Tree, Tree]:
-        given = state[0]
-        params, x, y, weights = given
+        inputs = state[0]
+        params, x, y, weights = inputs
         share = network.example_weights(x, None if problem.weights is None else weights, xp=xp)
         cache = network.forward(params, x, eq.activations, xp=xp)
         delta = network.deltas(eq, params, cache, y, share, xp=xp)
-        found = (
+        results = (
             network.mean_loss(eq, params, cache, y, share, xp=xp),
             cache.outputs[-1],
             delta,
             network.gradients(eq, params, cache, delta, xp=xp),
             network.input_gradient(params, delta, xp=xp),
         )
-        return (given, *found), ()
+        return (inputs, *results), ()
 
     return step
 
 
 def oracle(problem: Problem) -> dict[str, Tree]:
     """The same in float64 on NumPy, eager."""
-    found = evaluate(get_backend("numpy"), problem, "float64")
-    return {name: map_leaves(np.asarray, value) for name, value in found.items()}
+    results = evaluate(get_backend("numpy"), problem, "float64")
+    return {name: map_leaves(np.asarray, value) for name, value in results.items()}
 
 
 def network_rows(
@@ -120,15 +120,15 @@ def network_rows(
 
     ``tolerance``: of all but the loss, if not that of a network as it is initialised.
     """
-    given = list(problems.values())
-    dtype = given[0].dtype
+    cases = list(problems.values())
+    dtype = cases[0].dtype
     if mode == "compiled":
-        results = evaluate_compiled(backend, given, dtype)
+        results = evaluate_compiled(backend, cases, dtype)
     else:
-        results = [evaluate(backend, problem, dtype) for problem in given]
-    for (case, problem), found in zip(problems.items(), results, strict=True):
+        results = [evaluate(backend, problem, dtype) for problem in cases]
+    for (case, problem), result in zip(problems.items(), results, strict=True):
         want = oracle(problem)
-        for what, got in found.items():
+        for what, got in result.items():
             exact = want[what]
             is_loss = what == "loss"
             allowed = tolerance or tolerances.generic(len(problem.params))

@@ -48,12 +48,12 @@ def activation_rows(backend: Backend, dtype: str, mode: str) -> Iterator[Row]:
     names = sorted(activations.ACTIVATIONS)
 
     def all_of_them(xp: Namespace, z: Any, g: Any) -> Tree:
-        found = []
+        pairs = []
         for name in names:
             act = activations.get(name)
             a = act.f(z, xp)
-            found.append((a, act.vjp(g, z, a, xp)))
-        return tuple(found)
+            pairs.append((a, act.vjp(g, z, a, xp)))
+        return tuple(pairs)
 
     z64, g64 = z.astype(np.float64), g.astype(np.float64)
     wanted = all_of_them(get_backend("numpy").xp, z64, g64)

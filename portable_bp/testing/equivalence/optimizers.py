@@ -97,10 +97,10 @@ def step_rows(backend: Backend, dtype: str, mode: str) -> Iterator[Row]:
                     counters=counters,
                     weighted=True,
                 )
-                found = plan.optimizer.coefficients(1, 0.1)
-                made.append(_with_coefficients(make_step(plan), len(columns), len(found)))
+                coefficients = plan.optimizer.coefficients(1, 0.1)
+                made.append(_with_coefficients(make_step(plan), len(columns), len(coefficients)))
                 states.append((params, optimizers.init(plan.optimizer, params, xp=there.xp)))
-                columns.extend(np.asarray([c], dtype=dt) for c in found)
+                columns.extend(np.asarray([c], dtype=dt) for c in coefficients)
             running = runner(there, how, jointly(made), tuple(states))
             running.run(tuple(data), None, (np.zeros(1, dtype=there.word_dtype), *columns))
             return tuple(params for params, _ in running.state)

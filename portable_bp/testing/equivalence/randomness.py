@@ -35,8 +35,8 @@ def random_rows(backend: Backend, dtype: str, mode: str) -> Iterator[Row]:
         ("random words", "Philox4x32-10", _words),
         ("dropout masks", "Philox4x32-10", _masks),
     ):
-        found = [draw(w, m, dtype) for w, m in ((backend, mode), (numpy, "eager"))]
-        yield same_bits(what, case, *found, dtype=dtype, mode=mode)
+        draws = [draw(w, m, dtype) for w, m in ((backend, mode), (numpy, "eager"))]
+        yield same_bits(what, case, *draws, dtype=dtype, mode=mode)
 
 
 def _bits(arrays: Sequence[HostArray]) -> list[HostArray]:
@@ -83,13 +83,13 @@ def _masks(backend: Backend, mode: str, dtype: str) -> list[HostArray]:
         blank = backend.xp.zeros(shape, dtype=backend.dtype(dtype), device=backend.device)
 
         def step(xp: Namespace, state: Tree, batch: Tree) -> tuple[Tree, Tree]:
-            found = tuple(
+            draws = tuple(
                 regularizers.dropout_mask(
                     shape, blank.dtype, rate, index, seed=9, layer=l, step=batch[-1][0], xp=xp
                 )
                 for l, rate in enumerate(rates, start=1)
             )
-            return (*state[len(rates) :], *found), ()
+            return (*state[len(rates) :], *draws), ()
 
         run = runner(backend, mode, step, (blank,) * (steps * len(rates)))
         run.run((blank,), None, (np.arange(steps, dtype=backend.word_dtype),))

@@ -94,14 +94,14 @@ def training_rows(
 ) -> Iterator[Row]:
     """Whole training runs on smooth activations: every optimiser, every schedule, dropout, ..."""
     for case, options in runs.items():
-        params, found, steps = train(backend, options, dtype, mode, rounded=dtype)
+        params, losses, steps = train(backend, options, dtype, mode, rounded=dtype)
         want, exact, _ = train(get_backend("numpy"), options, "float64", "eager", rounded=dtype)
         allowed = tolerances.trajectory(steps)
         yield compare(
             "parameters after training", f"{case}: {steps} steps", backend, params, want, allowed,
             dtype=dtype, mode=mode,
         )  # fmt: skip
-        gaps = np.abs(np.asarray(found) - exact) / np.maximum(1, np.abs(exact))
+        gaps = np.abs(np.asarray(losses) - exact) / np.maximum(1, np.abs(exact))
         error = float(np.max(gaps)) / tolerances.ROUNDOFF[dtype]
         allowed = max(allowed, tolerances.LOSS)
         yield Row("loss of each epoch", case, dtype, mode, error, allowed)

@@ -35,17 +35,17 @@ def odd_inputs() -> dict[str, HostArray]:
 def transfer_rows(backend: Backend, dtype: str, mode: str) -> Iterator[Row]:
     """To the device and back: exact, and a private copy each way."""
     for case, values in odd_inputs().items():
-        given = values.astype(values.dtype.newbyteorder("=")).astype(dtype)
+        original = values.astype(values.dtype.newbyteorder("=")).astype(dtype)
         row = partial(same_bits, dtype=dtype)
         with backend.scope():
             array = backend.asarray(values, dtype)
-            wrong = next(kind_errors(backend, array, given, dtype), "")
+            wrong = next(kind_errors(backend, array, original, dtype), "")
             back = backend.to_numpy(array)
-            yield replace(row("transfer", case, [back], [given]), note=wrong)
+            yield replace(row("transfer", case, [back], [original]), note=wrong)
             if values.flags.writeable:
                 values[...] = 99.0
                 after = backend.to_numpy(array)
-                yield row("private copy", f"{case}, to the device", [after], [given])
+                yield row("private copy", f"{case}, to the device", [after], [original])
             back[...] = 99.0
             after = backend.to_numpy(array)
-            yield row("private copy", f"{case}, to the host", [after], [given])
+            yield row("private copy", f"{case}, to the host", [after], [original])
