@@ -77,9 +77,14 @@ def check_writable(directory: str | os.PathLike[str], name: str = "probe") -> No
         No file can be written there.
     """
     probe = os.path.join(directory, temporary_name(name))
-    with open(probe, "xb"):
-        pass
-    os.unlink(probe)
+    try:
+        with open(probe, "xb"):
+            pass
+        os.unlink(probe)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(probe)
+        raise
 
 
 def temporary_name(name: str) -> str:

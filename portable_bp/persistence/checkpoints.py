@@ -212,7 +212,11 @@ class CheckpointDirectory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except KeyboardInterrupt:  # whoever keeps its traceback would keep the lock
+            self.close()
+            raise
 
     def _file(self, step: int) -> Path:
         return self.path / f"ckpt-{step:010d}.safetensors"
@@ -255,8 +259,12 @@ class _Lock:
                 raise _unwritable(directory, error) from error
             _warn(f"{directory}: no lock ({error.strerror}); see that only one run saves here", 4)
         words = f"process {os.getpid()} on {socket.gethostname()}"
-        with suppress(OSError):  # only words for the message above; a full disk may refuse them
-            atomic.write(self._holder, words.encode())
+        try:
+            with suppress(OSError):  # words for the message above; a full disk may refuse them
+                atomic.write(self._holder, words.encode())
+        except BaseException:
+            self.release()
+            raise
 
     def _holder_words(self) -> str:
         try:

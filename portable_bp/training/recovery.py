@@ -122,14 +122,21 @@ class Signals:
                 handler = signal.getsignal(number)
                 # None: a handler that is not Python's, which nobody could put back.
                 if handler not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._listen)
+                    self._before[number] = handler  # first: from the next line on a signal may come
+                    signal.signal(number, self._listen)
         return self
 
     def _listen(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
+            # Here, as what we raise may end __enter__ or __exit__ themselves.
+            self._put_back()
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
+        self._put_back()
+
+    def _put_back(self) -> None:
+        """The handlers of before; that of SIGINT, which may raise at once, comes last."""
+        for number, handler in reversed(self._before.items()):
             signal.signal(number, handler)

@@ -107,6 +107,7 @@ def check_saved_interruptions(count, tmp_path, report, name):
         directory = tmp_path / str(i)
         interrupted(moment, checkpoint=directory, checkpoint_every=1)
         again = train(checkpoint=directory, checkpoint_every=1, resume=True)
+        assert again.stopped == "finished", "a signal from outside stopped it: timeout(1)?"
         assert bits(again) == bits(whole), moment
         assert [*again.history["loss"]] == [*whole.history["loss"]]
         found.append("whole")
