@@ -10,8 +10,8 @@ last kernels of the graph overwrite.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -238,7 +238,8 @@ class GraphRunner(ReplayRunner):
         window = min(WINDOW, 1 << (steps - 1).bit_length())
         index = backend.asarray(range(window), backend.index_dtype)
         # What the step reports is known once it has run: eagerly, its result forgotten.
-        _, loss = self._run_eagerly(1, data, order, table)
+        with self._unchanged(() if order is not None else data):
+            _, loss = self._run_eagerly(1, data, order, table)
         return _Program(
             data=tuple(map(backend.copy, data)) if owned else data,
             owned=owned,
@@ -271,20 +272,41 @@ class GraphRunner(ReplayRunner):
     ) -> None:
         """The graph of ``length`` steps, proved on the first steps of a run; the state stays."""
         recorder, first = self._recorder, slice(0, length)
+        # Without an order the step is handed the data themselves, and may write into them.
+        data = program.data if program.order is None else ()
         before = map_leaves(self._backend.copy, self._state)
-        try:
-            expected = self._run_eagerly(length, program.data, order, table)
-            self._fill(program, first, order, table)
-            launch = recorder.record(self._body(program, length))
-            map_leaves(recorder.assign, self._state, before)
-            self._fill(program, first, order, table)
-            launch()
-            replayed = (self._state, map_leaves(lambda l: l[first, ...], program.losses))
-            if not recorder.same_bits(list(zip(leaves(replayed), leaves(expected), strict=True))):
-                raise CannotReplayError("its replay gives other bits than the step itself")
-        finally:
-            map_leaves(recorder.assign, self._state, before)
+        with self._unchanged(data) as restore:
+            try:
+                expected = self._run_eagerly(length, program.data, order, table)
+                restore()
+                self._fill(program, first, order, table)
+                launch = recorder.record(self._body(program, length))
+                restore()
+                map_leaves(recorder.assign, self._state, before)
+                self._fill(program, first, order, table)
+                launch()
+                replayed = (self._state, map_leaves(lambda l: l[first, ...], program.losses))
+                pairs = list(zip(leaves(replayed), leaves(expected), strict=True))
+                if not recorder.same_bits(pairs):
+                    raise CannotReplayError("its replay gives other bits than the step itself")
+            finally:
+                map_leaves(recorder.assign, self._state, before)
         program.graphs[length] = launch
+
+    @contextmanager
+    def _unchanged(self, data: tuple[Array, ...]) -> Iterator[Callable[[], None]]:
+        """``restore()``, and the end, undo what a step has written into the data."""
+        before = tuple(map(self._backend.copy, data))
+
+        def restore() -> None:
+            for pair in zip(data, before, strict=True):
+                if not self._recorder.same_bits([pair]):  # the caller's: not written without need
+                    self._recorder.assign(*pair)
+
+        try:
+            yield restore
+        finally:
+            restore()
 
     def _body(self, program: _Program, length: int) -> Callable[[], None]:
         """What a graph holds: ``length`` steps from the counter on, and the counter's move."""

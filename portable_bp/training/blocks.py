@@ -59,7 +59,10 @@ def forward(
         if check is not None:
             check(block, start)
         with backend.scope():
-            yield run(params, to_backend(backend, block, dtype, "X"))
+            placed = to_backend(backend, block, dtype, "X")
+            results = run(params, placed)
+            del block, placed  # neither is held while the next block is read
+            yield results
 
 
 def join(backend: Backend, blocks: Sequence[Array]) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,9 +14,23 @@ install()
 
 from tests.emulated_gpu import device  # noqa: E402 (CuPy's modules are replaced first)
 
+LIMIT = 900
+"""Seconds after which a test that waits for ever ends the process, with what each thread was doing."""
+
+_stderr = os.dup(2)  # the true one: pytest has not taken it yet
+
 
 def pytest_report_header() -> str:
     return "CuPy runs on emulated devices: on the CPU, with CUDA's rules (tests/emulated_gpu)"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    faulthandler.dump_traceback_later(LIMIT, exit=True, file=_stderr)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.hookimpl(wrapper=True)

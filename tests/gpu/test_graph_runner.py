@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -94,6 +95,31 @@ def test_all_rows_in_each_step():
     both[0][...] *= 2  # graphs read the caller's arrays: a change is seen as it would be without
     pair.run(both, None, steps=3)
     pair.run(data(seed=5), None, steps=3)
+
+
+@pytest.mark.parametrize("report", [True, False])
+def test_a_step_that_writes_into_its_data(report):
+    """As a loss of a user's may: what the proofs of a graph wrote is not there when it is used."""
+    step, state = network(report)
+
+    def writing(xp, state, batch):
+        batch[1][...] *= 0.5
+        return step(xp, state, batch)
+
+    graph, eager = (
+        r(NUMPY, writing, state)
+        for r in (partial(GraphRunner, recorder=HostRecorder()), EagerRunner)
+    )
+    mine, own = data(), data()
+    for first in (0, 20):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whether it is refused or not
+            got = graph.run(mine, None, table(first, 20))
+        want = eager.run(own, None, table(first, 20))
+        for a, b in zip(
+            leaves((graph.state, got, mine)), leaves((eager.state, want, own)), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_resident_data_are_not_copied_and_streamed_data_are_recorded_once_more():

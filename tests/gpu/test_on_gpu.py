@@ -104,6 +104,7 @@ def test_dropout_and_a_smaller_last_batch(where):
     case.same(graph.state, eager.state)
 
 
+@pytest.mark.slow
 @BOTH
 def test_many_tensors_clipped_together(where):
     """More arrays than CuPy joins without asking the host."""
