@@ -30,6 +30,16 @@ BACKENDS = "numpy,torch,jax,strict,cupy"
 REQUIRED = "numpy,torch,jax,strict"
 
 
+@pytest.fixture(autouse=True)
+def _print_options() -> Iterator[None]:
+    """Pages and examples set how NumPy prints; the next test prints as it comes."""
+    import numpy as np
+
+    before = np.get_printoptions()
+    yield
+    np.set_printoptions(**before)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("portable_bp")
     group.addoption("--backends", default=BACKENDS, help=f"specs to test (default {BACKENDS})")

@@ -86,6 +86,9 @@ def check_interruptions(count, report, name):
     report(name, found)
 
 
+# A signal that strikes in a finaliser is Python's to report: it cannot be raised from there.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 posix = pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to itself")
 
 
