@@ -219,7 +219,7 @@ def _read(
     if not flags and not others:
         return True, []
     narrow = all(dtype_name(a) in _NARROW for a in others)
-    carrier = backend.dtype("float32" if narrow else backend.widest_float)
+    carrier = backend.dtype("float32" if narrow else _widest(backend))
     parts = [xp.reshape(xp.astype(a, carrier), (-1,)) for a in (*flags, *others)]
     packed = backend.to_numpy(xp.concat(parts))
     cuts = np.cumsum([len(flags), *(math.prod(a.shape) for a in others)])
@@ -262,3 +262,11 @@ def _scaled(weights: HostArray) -> HostArray:
     """
     scaled: HostArray = np.ldexp(weights, -np.frexp(weights.max())[1])
     return scaled
+
+
+def _widest(backend: Backend) -> str:
+    try:
+        backend.dtype("float64")
+    except TypeError:
+        return "float32"
+    return "float64"
