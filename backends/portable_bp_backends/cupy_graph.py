@@ -105,7 +105,7 @@ class CupyRecorder:
             # Kernels are compiled, and the pool grows, while that is still allowed.
             body()
             self.stream.synchronize()
-            for _ in range(2):
+            for _ in range(8):  # each time it has more to hand out
                 held = self._pool.total_bytes()
                 graph = self._captured(body)
                 # A pool that runs out gives its free memory back to the device and tries again:
