@@ -265,6 +265,7 @@ def _scaled(weights: HostArray) -> HostArray:
 
 
 def _widest(backend: Backend) -> str:
+    """What ``backend.widest_float`` says, without the array that it makes on the device."""
     try:
         backend.dtype("float64")
     except TypeError:
