@@ -21,6 +21,10 @@ class MixedBackendError(BackendError, TypeError):
     """Inputs live on different backends or devices."""
 
 
+class DataError(ValueError):
+    """A file or table cannot be learnt from; the message says what and where."""
+
+
 class DivergenceError(ValueError):
     """Training produced a loss or a parameter that is not finite.
 

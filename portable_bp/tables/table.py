@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 
 from portable_bp._typing import HostArray
+from portable_bp.errors import DataError as DataError
 from portable_bp.tables.cells import NUMBER, advice
-
-
-class DataError(ValueError):
-    """A file or table cannot be learnt from; the message says what and where."""
 
 
 def plain_name(name: str) -> str:
@@ -58,7 +55,7 @@ class Table:
     (2, [[4.0], [30.0]])
     >>> table.numbers(["kind"])
     Traceback (most recent call last):
-    portable_bp.tables.table.DataError: pets, row 0: 'cat' in column 'kind' is not a number, ...
+    portable_bp.errors.DataError: pets, row 0: 'cat' in column 'kind' is not a number, ...
     """
 
     source: str
