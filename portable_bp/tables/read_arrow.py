@@ -35,7 +35,8 @@ def read_parquet(path: Path) -> Table:
     Returns
     -------
     Table
-        Numbers, booleans, decimals, text and categories; other columns cannot be learnt from.
+        Numbers, booleans, decimals, text and categories, dates as datetime64; other columns cannot be
+        learnt from.
     """
     arrow, parquet = arrow_module("pyarrow"), arrow_module("pyarrow.parquet")
     try:
@@ -110,6 +111,8 @@ def _kind(types: ModuleType, kind: Any) -> str:
         return "number"
     if types.is_null(kind):
         return "null"
+    if types.is_date(kind) or types.is_timestamp(kind):
+        return "date"
     if types.is_decimal(kind):
         return "decimal" if kind.precision <= EXACT_DIGITS else "long decimal"
     return ""
@@ -199,12 +202,18 @@ class _Decoded:
         return objects(column)
 
     def _numbers(self, name: str, column: Any) -> HostArray:
-        """Numbers; a null is NaN."""
+        """Numbers, where a null is NaN; or moments, where it is NaT."""
         arrow = self.arrow
         if arrow.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         if self.kinds[name] == "long decimal":
             self.decimals.setdefault(plain_name(name), []).append(column)
+        if self.kinds[name] == "date":
+            zone = getattr(column.type, "tz", None)
+            moments: HostArray = column.cast(arrow.timestamp("us", zone), safe=False).to_numpy(
+                zero_copy_only=False
+            )
+            return moments
         if self.kinds[name] != "number":
             column = column.cast(arrow.float64())
         elif arrow.types.is_boolean(column.type) and column.null_count:

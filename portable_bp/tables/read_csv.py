@@ -59,7 +59,7 @@ def read_csv(file: CsvFile, header: bool | None = None) -> Table:
         columns.values,
         note="; ".join(notes),
         place=partial(file.line_of, separator=dialect.separator, skip=dialect.skip),
-        text=partial(_text, columns.numeric),
+        text=partial(_text, columns.converted),
     )
 
 
@@ -122,12 +122,12 @@ def _is_blank(texts: Any) -> bool:
     return bool(compute.all(compute.equal(compute.utf8_trim_whitespace(texts), "")).as_py())
 
 
-def _text(numeric: Mapping[str, Any], name: str) -> HostArray | None:
-    """The cells of a column of numbers or booleans, without blanks around them."""
-    if name not in numeric:
+def _text(converted: Mapping[str, Any], name: str) -> HostArray | None:
+    """The cells of a column of numbers, booleans or dates, without blanks around them."""
+    if name not in converted:
         return None
     compute = arrow_module("pyarrow.compute")
-    return objects(compute.utf8_trim_whitespace(numeric[name]).dictionary_encode())
+    return objects(compute.utf8_trim_whitespace(converted[name]).dictionary_encode())
 
 
 class _Columns:
@@ -136,15 +136,15 @@ class _Columns:
     def __init__(self, texts: dict[str, Any]) -> None:
         self.arrow, self.compute = arrow_module("pyarrow"), arrow_module("pyarrow.compute")
         self.missing = self.arrow.array(sorted(MISSING))
-        self.numeric: dict[str, Any] = {}
+        self.converted: dict[str, Any] = {}
         self.values: dict[str, HostArray] = {}
         for name, text in texts.items():
-            self.values[name], is_number = self._converted(text)
-            if is_number:
-                self.numeric[name] = text
+            self.values[name], is_converted = self._converted(text)
+            if is_converted:
+                self.converted[name] = text
 
     def _converted(self, text: Any) -> tuple[HostArray, bool]:
-        """A column, and whether it became numbers or booleans."""
+        """A column, and whether it became anything but text."""
         arrow, compute = self.arrow, self.compute
         try:
             numbers = compute.cast(text, arrow.float64())
@@ -186,7 +186,7 @@ class _Columns:
             kind = arrow.float64() if truth.null_count else arrow.bool_()
             return truth.cast(arrow.int8()).cast(kind).to_numpy(zero_copy_only=False), True
         if self._all_match(known, DATE):
-            return np.zeros(len(text), "V1"), False
+            return np.zeros(len(text), "V1"), True
         return objects(text.dictionary_encode()), False
 
     def _all_match(self, text: Any, pattern: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
@@ -34,7 +34,8 @@ class Table:
     source : str
         What messages call the table.
     columns : mapping of str to array of shape (n,)
-        Numbers, text (objects: str, or None where missing), or what cannot be learnt from.
+        Numbers, text (objects: str, or None where missing), moments (datetime64), or what cannot be
+        learnt from.
     default_target : str or None
         The column that is learnt unless another is named.
     same_unit : bool
@@ -45,7 +46,7 @@ class Table:
         From a row, counted from 0, to the words that say where it is.
     text : callable
         From the name of a column to the text of its cells, array of shape (n,), where the file has
-        text (CSV) and the column has numbers; None elsewhere.
+        text (CSV) and the column is none: numbers, booleans, dates; None elsewhere.
 
     Examples
     --------
@@ -94,6 +95,35 @@ class Table:
     def rows(self) -> int:
         """The number of rows."""
         return len(next(iter(self.columns.values()), ()))
+
+    def take(self, rows: HostArray) -> Table:
+        """Some of the rows, which messages still call by their places in the whole table.
+
+        Parameters
+        ----------
+        rows : array of shape (k,)
+            Their numbers.
+
+        Returns
+        -------
+        Table
+            The rows in that order.
+
+        Examples
+        --------
+        >>> part = Table("pets", {"weight": [4.0, 30.0, 7.0]}).take(np.asarray([2]))
+        >>> part.columns["weight"].tolist(), part.place(0)
+        ([7.0], 'row 2')
+        """
+
+        def text(name: str) -> HostArray | None:
+            whole = self.text(name)
+            return None if whole is None else whole[rows]
+
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return replace(
+            self, columns=columns, place=lambda row: self.place(int(rows[row])), text=text
+        )
 
     def column(self, name: str) -> HostArray:
         """The column of that name, without missing values.
