@@ -30,6 +30,8 @@ def canonical(name: Any, known: Iterable[str], synonyms: Mapping[str, str]) -> s
     """
     if not isinstance(name, str):
         return None
+    if name in (known := list(known)):  # what nearly everybody writes
+        return name
     spellings = {squeezed(k): k for k in known} | {squeezed(k): v for k, v in synonyms.items()}
     return spellings.get(squeezed(name))
 

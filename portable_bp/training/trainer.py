@@ -222,19 +222,16 @@ class Trainer:
                 stop = step + min(len(rows) - step, self.recorder.until_due(self.steps))
                 for chunk in self.data.chunks(rows[step:stop], self.recorder.limit):
                     at = slice(first + step, first + step + chunk.steps)
-                    self.losses.append(self._advance(chunk, tuple(t[at] for t in turn.inputs)))
-                    step += chunk.steps
+                    inputs = tuple(t[at] for t in turn.inputs)
+                    self._in_a_step = True  # until it is counted: what is saved agrees with it
+                    self.losses.append(self._runner.run(chunk.arrays, chunk.order, inputs))
                     self.steps += chunk.steps
                     self.in_epoch += chunk.steps
+                    self._in_a_step = False
+                    step += chunk.steps
                     self.stopped = self.recorder.look(self)
                     if self.stopped:
                         return
-
-    def _advance(self, chunk: Chunk, inputs: tuple[HostArray, ...]) -> Tree:
-        self._in_a_step = True
-        losses = self._runner.run(chunk.arrays, chunk.order, inputs)
-        self._in_a_step = False
-        return losses
 
     def _parts(self, orders: Sequence[HostArray]) -> Iterator[tuple[HostArray, int]]:
         """Mini-batches of one size each, shape (steps, batch), and the number of the first of them."""
