@@ -175,7 +175,7 @@ class GraphRunner(ReplayRunner):
         assign, send = self._recorder.assign, self._recorder.send
         size = now.stop - now.start
         for column, values in zip(program.table, table, strict=True):
-            assign(column[:size], send(values[now]))
+            assign(column[:size, ...], send(values[now]))
         if program.order is not None:
             assert order is not None
             rows = order[now].astype(self._backend.index_dtype)
@@ -192,9 +192,9 @@ class GraphRunner(ReplayRunner):
         table: tuple[HostArray, ...],
     ) -> _Program:
         """The program for these shapes, bound to these data."""
-        batch = None if order is None else order.shape[1]
+        batch = None if order is None else order.shape[1:]
         forms = tuple((str(d.dtype), d.shape[1:] if order is not None else d.shape) for d in data)
-        key = (batch, forms, tuple(t.dtype.str for t in table))
+        key = (batch, forms, tuple((t.dtype.str, t.shape[1:]) for t in table))
         program = self._programs.pop(key, None)
         if (
             program is not None
@@ -243,8 +243,8 @@ class GraphRunner(ReplayRunner):
         return _Program(
             data=tuple(map(backend.copy, data)) if owned else data,
             owned=owned,
-            order=None if order is None else empty((window, order.shape[1]), index),
-            table=tuple(empty((window,), backend.asarray(t[:1])) for t in table),
+            order=None if order is None else empty((window, *order.shape[1:]), index),
+            table=tuple(empty((window, *t.shape[1:]), backend.asarray(t[:1])) for t in table),
             at=backend.copy(index[0]),
             ahead=index,
             losses=map_leaves(lambda l: empty((window, *l.shape[1:]), l), loss),

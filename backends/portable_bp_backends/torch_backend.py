@@ -18,7 +18,10 @@ def _kernels(torch: Any) -> dict[str, Callable[..., Any]]:
 
     def adam(g: Any, m: Any, v: Any, p: Any, alpha: Any, eps: Any, beta1: Any, beta2: Any) -> Any:
         m = torch.lerp(m, g, 1 - beta1)
-        v = torch.addcmul(beta2 * v, g, g, value=1 - beta2)
+        if isinstance(beta2, float):
+            v = torch.addcmul(beta2 * v, g, g, value=1 - beta2)
+        else:  # one for each network
+            v = beta2 * v + (1 - beta2) * (g * g)
         return torch.addcmul(p, alpha, m / (torch.sqrt(v) + eps), value=-1), m, v
 
     def d_relu(z: Any, a: Any) -> Any:

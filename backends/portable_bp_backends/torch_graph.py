@@ -64,7 +64,8 @@ class TorchRecorder:
         target.copy_(source)
 
     def gather(self, source: Any, rows: Any) -> Array:
-        gathered: Array = torch.index_select(source, 0, rows)
+        flat = torch.index_select(source, 0, rows.reshape(-1))
+        gathered: Array = flat.reshape(*rows.shape, *source.shape[1:])
         return gathered
 
     def scatter(self, target: Any, rows: Any, source: Any) -> None:

@@ -333,9 +333,9 @@ class PlanRunner(ReplayRunner):
 
     def _plan(self, data: Any, rows: Any, columns: Any) -> Plan:
         """The plan for these shapes."""
-        n = None if rows is None else rows[0].shape[0]
-        forms = tuple((d.dtype, d.shape if n is None else (n, *d.shape[1:])) for d in data)
-        key = (n, forms, tuple(column[0].dtype for column in columns))
+        of = None if rows is None else tuple(rows[0].shape)
+        forms = tuple((d.dtype, d.shape if of is None else (*of, *d.shape[1:])) for d in data)
+        key = (of, forms, tuple((column[0].dtype, column[0].shape) for column in columns))
         plan = self._plans.get(key)
         # Without an order a plan reads the data where they lie.
         if plan and (rows or all(a is b for a, b in zip(plan.batch, data, strict=True))):
@@ -379,4 +379,5 @@ class PlanRunner(ReplayRunner):
 
 def _gather(data: Any, rows: Tensor, batch: Any) -> None:
     for source, target in zip(data, batch, strict=True):
-        torch.index_select(source, 0, rows, out=target)
+        flat = target.view(-1, *source.shape[1:])
+        torch.index_select(source, 0, rows.view(-1), out=flat)

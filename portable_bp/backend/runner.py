@@ -21,9 +21,9 @@ def check_run(
     ----------
     data : tuple of arrays of n rows
         As :meth:`Runner.run` takes it.
-    order : array of shape (steps, batch), or None
+    order : array of shape (steps, ..., batch), or None
         As :meth:`Runner.run` takes it.
-    table : tuple of arrays of shape (steps,)
+    table : tuple of arrays of shape (steps, ...)
         As :meth:`Runner.run` takes it.
 
     Returns
@@ -49,11 +49,11 @@ def check_run(
         ...
     IndexError: order reads rows 0 to 4, but the data have 4 rows
     """
-    steps = {tuple(t.shape) for t in table} | (set() if order is None else {(order.shape[0],)})
+    steps = {tuple(t.shape[:1]) for t in table} | (set() if order is None else {order.shape[:1]})
     if len(steps) != 1 or len(shape := steps.pop()) != 1 or shape[0] == 0:
         shapes = [tuple(t.shape) for t in table]
         raise ValueError(
-            "every array of table needs the shape (steps,), with at least one step and one row of "
+            "every array of table needs the shape (steps, ...), with at least one step and one row of "
             f"order for each; got {shapes or 'none'}"
             + ("" if order is None else f" and {order.shape[0]} row(s) of order")
         )
@@ -63,7 +63,7 @@ def check_run(
     if order is not None:
         if order.dtype.kind not in "iu":
             raise TypeError(f"order must hold integers, the rows of each step; got {order.dtype}")
-        if order.ndim != 2 or not order.size:
+        if order.ndim < 2 or not order.size:
             raise ValueError(f"order must have the shape (steps, batch); got {order.shape}")
         first, last = int(order.min()), int(order.max())
         n = rows.pop()
@@ -88,18 +88,43 @@ class Runner(Protocol):
         ----------
         data : tuple of arrays of n rows
             On the device.
-        order : array of shape (steps, batch), or None
+        order : array of shape (steps, batch) or (steps, ..., batch), or None
             Integers on the host, each in [0, n). Step ``i`` sees the rows ``order[i]`` of every array
-            in ``data``; with None, all rows.
-        table : tuple of host arrays, each of shape (steps,)
-            Step ``i`` gets their ``i``-th entries as 0-d arrays: all numbers that change between
-            steps (rate, bias corrections, the counter that keys random bits).
+            in ``data``, of shape (..., batch, ...); with None, all rows.
+        table : tuple of host arrays, each of shape (steps,) or (steps, ...)
+            Step ``i`` gets their ``i``-th entries as arrays, 0-d where there is one number for all:
+            what changes between steps (rate, bias corrections, the counter that keys random bits).
 
         Returns
         -------
-        array of shape (steps,), or ()
+        array of shape (steps, ...), or ()
             The losses of the steps, on the device; ``()`` from a step that does not report its loss.
         """
+
+
+def gathered(xp: Namespace, source: Array, rows: Array) -> Array:
+    """``source[rows]`` for integers of any shape; the standard's ``take`` is for one axis of them.
+
+    Parameters
+    ----------
+    xp : namespace
+        Of the arrays.
+    source : array of shape (n, ...)
+        What to take rows of.
+    rows : array of shape (batch,) or (..., batch)
+        Integers in [0, n).
+
+    Returns
+    -------
+    array of shape (..., batch, ...)
+        The rows.
+    """
+    if rows.ndim == 1:
+        taken: Array = xp.take(source, rows, axis=0)
+        return taken
+    flat = xp.take(source, xp.reshape(rows, (-1,)), axis=0)
+    stacked: Array = xp.reshape(flat, (*rows.shape, *source.shape[1:]))
+    return stacked
 
 
 class Device(Protocol):
@@ -146,7 +171,7 @@ class EagerRunner(Runner):
                 batch = data
                 if rows is not None:
                     index = rows[i, ...]
-                    batch = tuple(xp.take(d, index, axis=0) for d in data)
+                    batch = tuple(gathered(xp, d, index) for d in data)
                 step_inputs = tuple(t[i, ...] for t in numbers)
                 self._state, loss = self._step(xp, self._state, (*batch, step_inputs))
                 losses.append(loss)

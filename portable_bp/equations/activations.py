@@ -220,13 +220,13 @@ def softmax(z: Array, xp: Namespace) -> Array:
 
     The row's maximum is taken off first: the quotient is unchanged and no exponential overflows.
     """
-    _, e = exp_shifted(z, xp.max(z, axis=1, keepdims=True), xp)
-    return e / xp.sum(e, axis=1, keepdims=True, dtype=e.dtype)
+    _, e = exp_shifted(z, xp.max(z, axis=-1, keepdims=True), xp)
+    return e / xp.sum(e, axis=-1, keepdims=True, dtype=e.dtype)
 
 
 def softmax_pullback(g: Array, z: Array, a: Array, xp: Namespace) -> Array:
     """``dE/dz_i = sum_j g_j a_j (1[i = j] - a_i) = a_i (g_i - sum_j g_j a_j)``, the full Jacobian."""
-    return a * (g - xp.sum(g * a, axis=1, keepdims=True, dtype=a.dtype))
+    return a * (g - xp.sum(g * a, axis=-1, keepdims=True, dtype=a.dtype))
 
 
 @elementwise

@@ -125,12 +125,12 @@ def output_delta(
 
 
 def one_hot(labels: Array, classes: Array, dtype: Any, *, xp: Namespace) -> Array:
-    """Rows of the identity matrix, shape (n, k), for integer ``labels`` of shape (n,).
+    """Rows of the identity matrix, shape (..., n, k), for integer ``labels`` of shape (..., n).
 
     ``classes``: the integers 0 .. k-1 on the same device. A label outside of them gives a row of
     zeros: labels are checked on the host, before.
     """
-    same = xp.expand_dims(labels, axis=1) == xp.expand_dims(classes, axis=0)
+    same = xp.expand_dims(labels, axis=-1) == xp.expand_dims(classes, axis=0)
     return xp.astype(same, dtype)
 
 
@@ -204,8 +204,8 @@ def _surprise(y: Array, s: Array, total: Array, xp: Namespace) -> Array:
 
 def _cross_entropy_logits(z: Array, y: Array, xp: Namespace) -> Array:
     # ln softmax(z) = s - ln(sum e^s) with s = z - max z: no overflow, no logarithm of zero.
-    s, e = activations.exp_shifted(z, xp.max(z, axis=1, keepdims=True), xp)
-    return _surprise(y, s, xp.sum(e, axis=1, keepdims=True, dtype=e.dtype), xp)
+    s, e = activations.exp_shifted(z, xp.max(z, axis=-1, keepdims=True), xp)
+    return _surprise(y, s, xp.sum(e, axis=-1, keepdims=True, dtype=e.dtype), xp)
 
 
 def softmax_cross_entropy() -> Loss:

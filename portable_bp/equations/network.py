@@ -1,7 +1,7 @@
 """Backpropagation: the forward pass, the delta rule and the gradients, for any number of layers.
 
 Layers are numbered 1 .. L; ``a^0 = x``, ``W^l`` has shape (i, o) and ``delta^l = dE/dz^l`` shape
-(n, o)::
+(n, o). Whatever leads these axes counts networks: (m, n, i) and (m, i, o) are m of them::
 
     z^l = a^{l-1} W^l + b^l          a^l = f^l(z^l)                                (forward pass)
     delta^L = s * dl/do * f'(z^L)                                                  (output delta)
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from portable_bp._typing import Array, Namespace, Params
 from portable_bp.equations import losses, regularizers
+from portable_bp.equations._axes import OF_MATRIX
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.affine import affine, affine_gradients, affine_inputs
 from portable_bp.equations.losses import Loss
@@ -74,23 +75,23 @@ def forward(
 
 
 def example_weights(x: Array, weights: Array | None, *, xp: Namespace) -> Array | float:
-    """``s``: the share of each example in the mean, 1/n or ``w_i / sum w`` of shape (n, 1).
+    """``s``: the share of each example in the mean, 1/n or ``w_i / sum w`` of shape (..., n, 1).
 
     Examples of a batch whose weights are all zero have no share: they move nothing.
     """
     if weights is None:
-        return 1 / x.shape[0]
-    total = xp.sum(weights, dtype=weights.dtype)
+        return 1 / x.shape[-2]
+    total = xp.sum(weights, axis=-1, keepdims=True, dtype=weights.dtype)
     share: Array = weights / xp.where(total > 0, total, xp.ones_like(total))
-    return xp.expand_dims(share, axis=1)
+    return xp.expand_dims(share, axis=-1)
 
 
 def mean_loss(
     eq: Equations, params: Params, cache: Cache, y: Array, share: Array | float, *, xp: Namespace
 ) -> Array:
-    """E: terms summed over outputs, averaged over examples, plus the penalties; a 0-d array."""
+    """E: terms summed over outputs, averaged over examples, plus the penalties: one number."""
     l = losses.elementwise_loss(eq.loss, eq.activations[-1], cache.z[-1], cache.outputs[-1], y, xp)
-    data: Array = xp.sum(l * share, dtype=l.dtype)
+    data: Array = xp.sum(l * share, axis=OF_MATRIX, dtype=l.dtype)
     return regularizers.penalised(data, params, eq.l1, eq.l2, xp=xp)
 
 
@@ -133,7 +134,7 @@ def gradients(
 def input_gradient(
     params: Params, delta: Sequence[Array], *, xp: Namespace, masks: Masks = ()
 ) -> Array:
-    """``dE/dx = delta^1 W^1^T``, shape (n, i): asked for apart, since training has no use for it."""
+    """``dE/dx = delta^1 W^1^T``, shape (..., n, i): asked for apart, training has no use for it."""
     g = affine_inputs(delta[0], params[0][0], xp=xp)
     mask = masks[0] if masks else None
     return g if mask is None else g * mask
@@ -158,13 +159,13 @@ def loss_and_gradients(
         What the network computes.
     params : pairs (W, b)
         One for each of the L layers.
-    x : array of shape (n, i)
+    x : array of shape (..., n, i)
         The examples.
-    y : array of shape (n, k)
+    y : array of shape (..., n, k)
         The targets; class labels as one-hot rows.
     xp : namespace
         The Array API namespace of all of them.
-    weights : array of shape (n,), optional
+    weights : array of shape (..., n), optional
         Not negative.
     masks : sequence of arrays or None, optional
         Dropout masks, one per layer's input; None where there is none.
@@ -173,8 +174,8 @@ def loss_and_gradients(
 
     Returns
     -------
-    loss : array of shape ()
-        E, or ``()``.
+    loss : array of shape (...)
+        E of each network, 0-d for one; or ``()``.
     grads : pairs (dW, db)
         Shaped like ``params``.
     """

@@ -7,12 +7,16 @@ start at zero. ``update`` maps ``(g, slots, p)`` to ``(p', slots')`` and touches
 Whatever changes from step to step is computed on the host in double precision by ``coefficients``
 and handed in as 0-d arrays: the same numbers on every backend, and nothing for a compiled step to
 bake in.
+
+Of m networks at once, parameters and slots have an axis of length m in front; coefficients, and the
+numbers of the optimiser itself, are one for all or arrays of shape (m,): see :func:`with_numbers`.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import Any, ClassVar
@@ -20,6 +24,7 @@ from typing import Any, ClassVar
 from portable_bp._names import canonical, unknown
 from portable_bp._scalars import check_hyperparameters, hyperparameter
 from portable_bp._typing import Array, Namespace, Params
+from portable_bp.equations._axes import per_network
 from portable_bp.equations._elementwise import elementwise
 
 Slots = tuple[Array, ...]
@@ -305,12 +310,18 @@ def apply(
     xp: Namespace,
 ) -> tuple[Params, tuple[Any, ...]]:
     """The update of every tensor: ``(grads, slots, params)`` to ``(params', slots')``."""
+
+    def update(g: Array, slots: Slots, p: Array) -> tuple[Array, Slots]:
+        rule = _meeting(optimizer, p, xp)
+        of_tensor = tuple(per_network(number, p, xp=xp) for number in c)
+        return rule.update(g, slots, p, of_tensor, xp=xp)
+
     new_params = []
     new_slots: tuple[list[Any], ...] = tuple([] for _ in slots)
     for l, (layer, layer_grads) in enumerate(zip(params, grads, strict=True)):
         layer_slots = [s[l] for s in slots]
         updated = [
-            optimizer.update(g, tuple(s[i] for s in layer_slots), p, c, xp=xp)
+            update(g, tuple(s[i] for s in layer_slots), p)
             for i, (p, g) in enumerate(zip(layer, layer_grads, strict=True))
         ]
         new_params.append((updated[0][0], updated[1][0]))
@@ -319,32 +330,76 @@ def apply(
     return tuple(new_params), tuple(tuple(s) for s in new_slots)
 
 
+def with_numbers(optimizer: Optimizer, numbers: Mapping[str, Any]) -> Optimizer:
+    """The optimiser with arrays of shape (m,) for some of its numbers: one for each network.
+
+    The numbers are not checked: each optimiser that they are of has checked its own.
+    """
+    if not numbers:
+        return optimizer
+    stacked = copy(optimizer)
+    for name, value in numbers.items():
+        object.__setattr__(stacked, name, value)
+    return stacked
+
+
+def _meeting(optimizer: Optimizer, p: Array, xp: Namespace) -> Optimizer:
+    """The optimiser with numbers that meet ``p``."""
+    arrays = {n: v for n, v in vars(optimizer).items() if hasattr(v, "ndim")}
+    return with_numbers(optimizer, {n: per_network(v, p, xp=xp) for n, v in arrays.items()})
+
+
+Limit = float | Array
+"""One for all networks, or an array of shape (m,)."""
+
+
 @elementwise
 def _clip(g: Array, limit: float, xp: Namespace) -> Array:
     bound = xp.full_like(g, limit)
     return xp.minimum(xp.maximum(g, -bound), bound)
 
 
-def clip_by_value(grads: Params, limit: float, *, xp: Namespace) -> Params:
+@elementwise
+def _clip_each(g: Array, bound: Array, xp: Namespace) -> Array:
+    return xp.minimum(xp.maximum(g, -bound), bound)
+
+
+def clip_by_value(grads: Params, limit: Limit, *, xp: Namespace) -> Params:
     """Each entry of each gradient brought into [-limit, limit]."""
-    return tuple((_clip(dW, limit, xp), _clip(db, limit, xp)) for dW, db in grads)
+
+    def clip(g: Array) -> Array:
+        if isinstance(limit, int | float):
+            return _clip(g, limit, xp)
+        return _clip_each(g, per_network(limit, g, xp=xp), xp)
+
+    return tuple((clip(dW), clip(db)) for dW, db in grads)
 
 
 def global_norm(grads: Params, *, xp: Namespace) -> Array:
-    """``||g||``: the square root of the sum of squares over all gradients together; a 0-d array.
+    """``||g||``: the square root of the sum of squares over all gradients together: one number for
+    each network.
 
     The entries are divided by the largest of them first: squares neither overflow nor vanish.
     """
-    tensors = [g for layer in grads for g in layer]
+    tensors = [
+        (g, axes) for layer in grads for g, axes in zip(layer, ((-2, -1), (-1,)), strict=True)
+    ]
     # One after the other: CuPy stacks more than eight arrays by way of the host.
-    largest = reduce(xp.maximum, [xp.max(xp.abs(g)) for g in tensors])
+    largest = reduce(xp.maximum, [xp.max(xp.abs(g), axis=axes) for g, axes in tensors])
     scale = xp.where(largest > 0, largest, xp.ones_like(largest))
-    squares = [xp.sum((g / scale) * (g / scale), dtype=g.dtype) for g in tensors]
+    squares = []
+    for g, axes in tensors:
+        scaled = g / per_network(scale, g, xp=xp)
+        squares.append(xp.sum(scaled * scaled, axis=axes, dtype=g.dtype))
     return scale * xp.sqrt(reduce(operator.add, squares))
 
 
-def clip_by_global_norm(grads: Params, limit: float, *, xp: Namespace) -> Params:
+def clip_by_global_norm(grads: Params, limit: Limit, *, xp: Namespace) -> Params:
     """All gradients times ``min(1, limit / ||g||)``: the direction stays (Pascanu et al., 2013)."""
     norm = global_norm(grads, xp=xp)
-    factor = limit / xp.maximum(norm, xp.full_like(norm, limit))
-    return tuple((dW * factor, db * factor) for dW, db in grads)
+    bound = xp.full_like(norm, limit) if isinstance(limit, int | float) else limit
+    factor = limit / xp.maximum(norm, bound)
+    return tuple(
+        (dW * per_network(factor, dW, xp=xp), db * per_network(factor, db, xp=xp))
+        for dW, db in grads
+    )

@@ -10,6 +10,9 @@ from __future__ import annotations
 from portable_bp._typing import Array, Namespace
 from portable_bp.equations._elementwise import elementwise
 
+Word = int | Array
+Seed = int | tuple[Array, Array]
+
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
@@ -29,14 +32,14 @@ def _multiply(x: Array, m: int) -> tuple[Array, Array]:
 
 
 def philox(
-    counter: tuple[Array, Array, Array, Array], key: tuple[int, int]
+    counter: tuple[Array, Array, Array, Array], key: tuple[Word, Word]
 ) -> tuple[Array, Array, Array, Array]:
     """Philox4x32-10 of a 128-bit counter and a 64-bit key.
 
     Parameters
     ----------
-    counter : four arrays of words that broadcast together; the last is 0-d
-    key : two Python integers in [0, 2^32)
+    counter : four arrays of words that broadcast together; the last has no axis of its own
+    key : two Python integers in [0, 2^32), or arrays of words of the shape of the last counter
     """
     c0, c1, c2, c3 = counter
     zero = c3 & 0
@@ -46,25 +49,36 @@ def philox(
         high1, low1 = _multiply(c2, _MULTIPLIERS[1])
         c0, c2 = high1 ^ c1 ^ _word(k0, zero), high0 ^ c3 ^ _word(k1, zero)
         c1, c3 = low1, low0
-        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+        k0, k1 = _sum(k0, _WEYL[0], zero), _sum(k1, _WEYL[1], zero)
     return c0, c1, c2, c3
 
 
-def _word(c: int, zero: Array) -> Array:
-    """The constant c as a 0-d array, built in halves: some libraries take no integer above 2^31."""
+def _sum(k: Word, weyl: int, zero: Array) -> Word:
+    """``k + weyl`` modulo 2^32."""
+    if isinstance(k, int):
+        return (k + weyl) & _WORD
+    word: Array = (k + _word(weyl, zero)) & _word(_WORD, zero)
+    return word
+
+
+def _word(c: Word, zero: Array) -> Array:
+    """The constant c as an array like ``zero``, built in halves: some libraries take no integer above
+    2^31."""
+    if not isinstance(c, int):
+        return c
     return (zero | (c >> 16)) << 16 | (c & _LOW)
 
 
 @elementwise
 def philox4x32(
-    c0: Array, c1: Array, c2: Array, c3: Array, k0: int, k1: int, xp: Namespace
+    c0: Array, c1: Array, c2: Array, c3: Array, k0: Word, k1: Word, xp: Namespace
 ) -> tuple[Array, Array, Array, Array]:
     """:func:`philox` under a name that an adapter may have a native kernel for: the same bits."""
     return philox((c0, c1, c2, c3), (k0, k1))
 
 
-def words(n: int, index: Array, *, seed: int, layer: int, step: Array, xp: Namespace) -> Array:
-    """``n`` uniform 32-bit words for one layer at one step, shape (n,).
+def words(n: int, index: Array, *, seed: Seed, layer: int, step: Array, xp: Namespace) -> Array:
+    """``n`` uniform 32-bit words for one layer at one step, shape (n,); (m, n) for m networks.
 
     Word ``i`` is word ``i // q`` of the four that Philox makes of the counter ``(i mod q, step,
     layer, 0)`` under the key ``seed``, with ``q = ceil(n / 4)`` counters.
@@ -72,11 +86,17 @@ def words(n: int, index: Array, *, seed: int, layer: int, step: Array, xp: Names
     Parameters
     ----------
     index : the integers 0, 1, 2, ..., at least q of them, in a dtype that holds 32-bit words
-    seed : 0 <= seed < 2^64
+    seed : 0 <= seed < 2^64; for m networks their low and high words, two arrays of shape (m,)
     layer : 0 <= layer < 2^15
-    step : 0-d array of the same dtype
+    step : array of the same dtype, of shape () or (m,)
     """
     q = -(-n // 4)
+    low: Word
+    high: Word
+    if isinstance(seed, tuple):
+        step, low, high = (xp.expand_dims(a, axis=-1) for a in (step, *seed))
+    else:
+        low, high = seed & _WORD, seed >> 32
     zero = step & 0
-    out = philox4x32(index[:q], step, zero | layer, zero, seed & _WORD, seed >> 32, xp)
-    return xp.concat(out)[:n]
+    out = philox4x32(index[:q], step, zero | layer, zero, low, high, xp)
+    return xp.concat(out, axis=-1)[..., :n]

@@ -47,10 +47,10 @@ def quantiles(levels: tuple[float, ...]) -> Loss:
     def columns(term: str) -> Term:
         def of(o: Array, y: Array, xp: Namespace) -> Array:
             terms = [
-                getattr(parts[j % len(parts)], term)(o[:, j : j + 1], y[:, j : j + 1], xp)
-                for j in range(o.shape[1])
+                getattr(parts[j % len(parts)], term)(o[..., j : j + 1], y[..., j : j + 1], xp)
+                for j in range(o.shape[-1])
             ]
-            return xp.concat(terms, axis=1)
+            return xp.concat(terms, axis=-1)
 
         return of
 

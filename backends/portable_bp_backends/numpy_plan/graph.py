@@ -62,7 +62,11 @@ class Node:
     def parts(self) -> tuple[Node, ...]:
         """The arrays that this lays side by side in one flat array; empty for other operations."""
         parts = self.args if self.name == "join" else ()
-        if self.call is np.concatenate and self.kwargs.get("axis", 0) == 0 and len(self.args) == 1:
+        if (
+            self.call is np.concatenate
+            and self.kwargs.get("axis", 0) in (0, -1)
+            and len(self.args) == 1
+        ):
             parts = tuple(self.args[0])
         flat = all(isinstance(p, Node) and p.dtype == self.dtype for p in parts)
         return parts if flat and len(self.shape) == 1 else ()

@@ -109,6 +109,12 @@ class Lowering:
     def _reduction(self, i: int, node: Node, out: Any) -> list[Call]:
         (x,) = node.args
         f, axis = _REDUCTIONS[node.call], node.kwargs.get("axis")
+        if isinstance(axis, tuple) and len(axis) == len(x.shape):
+            axis = None  # over all
+        if x.dtype == node.dtype and len(x.shape) == 3:
+            calls = self._of_networks(i, node, f, axis, out)
+            if calls:
+                return calls
         if x.dtype == node.dtype and len(x.shape) == 2:
             if f is np.add and x.dtype.kind == "f" and not self._options.exact:
                 if type(axis) is int:
@@ -116,7 +122,7 @@ class Lowering:
                 if axis is None and x.size <= _SHORT_SUM and self._is_flat(x):
                     return [self._sum_of_all_as_product(x, out)]
             if f is not np.add and axis in (1, -1) and self._has_short_rows(x):
-                return self._across_columns(i, f, x, out)
+                return self._across_columns(i, f, self.value(x), x.shape, out)
         dtype = None if x.dtype == node.dtype else node.dtype
         rest = f"{self._source.text(axis)}, {self._source.text(dtype)}, {{1}}"
         line = f"{self._source.reduction(f)}({{0}}, {rest}, {bool(node.kwargs.get('keepdims'))})"
@@ -128,6 +134,27 @@ class Lowering:
         factors = (ones, self.value(x)) if axis in (0, -2) else (self.value(x), ones)
         return self._call(np.dot, *factors, out.reshape(-1))
 
+    def _of_networks(self, i: int, node: Node, f: Any, axis: Any, out: Any) -> list[Call]:
+        """A reduction in each matrix of a stack, by the same products as in one matrix."""
+        (x,) = node.args
+        m, rows, columns = x.shape
+        if f is np.add and x.dtype.kind == "f" and not self._options.exact:
+            if axis in (-1, 2):
+                ones = self._constant(1, x.dtype, (columns,))
+                return [self._call(np.matmul, self.value(x), ones, out.reshape(m, rows))]
+            if axis in (-2, 1):
+                ones = self._constant(1, x.dtype, (rows,))
+                return [self._call(np.matmul, ones, self.value(x), out.reshape(m, columns))]
+            if axis == (-2, -1) and rows * columns <= _SHORT_SUM and self._is_flat(x):
+                ones = self._constant(1, x.dtype, (rows * columns,))
+                flat = self.value(x).reshape(m, rows * columns)
+                return [self._call(np.vecdot, flat, ones, out.reshape(m))]
+        short = f is not np.add and axis in (-1, 2) and self._is_flat(x)
+        if short and self._short((m * rows, columns)):
+            value = self.value(x).reshape(m * rows, columns)
+            return self._across_columns(i, f, value, (m * rows, columns), out)
+        return []
+
     def _is_flat(self, x: Node) -> bool:
         value = self.value(x)
         return isinstance(value, np.ndarray) and value.flags.c_contiguous
@@ -138,17 +165,23 @@ class Lowering:
         return self._call(np.dot, ones, self.value(x).reshape(-1), out.reshape(()))
 
     def _has_short_rows(self, x: Node) -> bool:
-        rows, columns = x.shape
-        pair = columns == 2 and isinstance(self.value(x), np.ndarray)
-        return pair or 1 < columns <= _SHORT_ROW <= rows
+        pair = x.shape[1] == 2 and isinstance(self.value(x), np.ndarray)
+        return pair or self._short(x.shape)
 
-    def _across_columns(self, i: int, f: Any, x: Node, out: Any) -> list[Call]:
+    @staticmethod
+    def _short(shape: tuple[int, ...]) -> bool:
+        rows, columns = shape
+        return 1 < columns <= _SHORT_ROW <= rows
+
+    def _across_columns(
+        self, i: int, f: Any, value: Any, shape: tuple[int, ...], out: Any
+    ) -> list[Call]:
         """The maxima of many short rows are the maximum of few long columns."""
-        value, out = self.value(x), out.reshape(-1)
-        if x.shape[1] == 2 and not isinstance(value, Name):
+        out = out.reshape(-1)
+        if shape[1] == 2 and not isinstance(value, Name):
             return [Call(f"{self._source.name(f)}({{0}}, {{1}}, out={{2}})",
                          tuple(map(Operand, (value[:, 0], value[:, 1], out))))]  # fmt: skip
-        columns = self._memory.temporary(i, x.shape[::-1], x.dtype)
+        columns = self._memory.temporary(i, shape[::-1], out.dtype)
         line = f"{self._source.reduction(f)}({{0}}, 0, None, {{1}})"
         copy = Call("{0}[...] = {1}.T", (Operand(columns), Operand(value)))
         return [copy, Call(line, (Operand(columns), Operand(out)))]

@@ -149,7 +149,7 @@ class PlanRunner(ReplayRunner):
 
     def plan(self, batch: tuple[Any, ...], table: tuple[Any, ...]) -> Plan:
         """The plan for a batch and a table of these shapes and dtypes."""
-        key = tuple((a.shape, a.dtype) for a in batch), tuple(t.dtype for t in table)
+        key = tuple((a.shape, a.dtype) for a in batch), _columns(table)
         plan = self._plans.get(key)
         if plan is None:
             step_inputs = tuple(t[0, ...] for t in table)
@@ -165,13 +165,18 @@ class PlanRunner(ReplayRunner):
 
     def _mini_batches(self, data: tuple[Any, ...], rows: Any, table: tuple[Any, ...]) -> _Batches:
         forms = tuple((d.shape[1:], d.dtype) for d in data)
-        key = len(rows), forms, tuple(t.dtype for t in table)
+        key = rows.shape, forms, _columns(table)
         batches = self._batches.get(key)
         if batches is None:
             example = tuple(d[rows] for d in data)
             plan = self.plan(example, table)
             batches = self._batches.put(key, _Batches(plan, example, self._options.prefetch_bytes))
         return batches
+
+
+def _columns(table: tuple[Any, ...]) -> Any:
+    """What the numbers of one step look like."""
+    return tuple((t.shape[1:], t.dtype) for t in table)
 
 
 class _Losses:
