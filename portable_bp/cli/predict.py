@@ -19,6 +19,7 @@ from portable_bp.persistence import atomic
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("source", metavar="FILE")
 @shell.header_option
+@shell.query_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -32,6 +33,7 @@ def predict(
     model: Path,
     source: str,
     header: bool | None,
+    query: str | None,
     output: Path | None,
     probabilities: bool,
     backend: str,
@@ -46,7 +48,7 @@ def predict(
     """
     shell.check_target(output, source, model)
     fitted = tabular.load(model, backend)
-    table = datasets.load(source, header)
+    table = datasets.load(source, header, query=query)
     p = fitted.preparation
     report: dict[str, Any] = {"model": str(model), "source": table.source, "note": table.note}
     report["target"] = p.target

@@ -197,8 +197,12 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
 
+query_option = click.option(
+    "--query", metavar="SQL", help="What to read from a database, as 'SELECT * FROM table'."
+)
+
 header_option = click.option(
     "--header/--no-header",
     default=None,
-    help="Whether the first line of a CSV file has the names of the columns.  [default: guess]",
+    help="Whether the first line of a CSV file or sheet has the names of the columns.  [default: guess]",
 )

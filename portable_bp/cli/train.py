@@ -51,6 +51,7 @@ class Widths(click.ParamType):  # type: ignore[type-arg]  # click 8.1 to 8.3: no
 @click.command()
 @click.argument("source")
 @shell.header_option
+@shell.query_option
 @click.option("--target", metavar="COLUMN", help="The column to predict.  [default: digit of the "
               "digits, y of an .npz file, the last column of an .npy file]")  # fmt: skip
 @click.option("--task", type=click.Choice(tabular.TASKS), help="Kind of target.  [default: "
@@ -99,8 +100,8 @@ class Widths(click.ParamType):  # type: ignore[type-arg]  # click 8.1 to 8.3: no
 def train(context: click.Context, /, source: str, **options: Any) -> int:
     """Train a network on SOURCE and write the model to a file.
 
-    SOURCE is digits, a .csv, .tsv (also .gz), .parquet, .npy or .npz file, or - for CSV from standard
-    input. Features are scaled to mean 0 and standard deviation 1 (the model keeps how), and some of
+    SOURCE is digits; a .csv, .tsv or .jsonl file (also .gz, .zst); a .parquet, .feather, .arrow, .xlsx,
+    .npy or .npz file; - for CSV from standard input; or a database, as sqlite:///FILE. Features are scaled to mean 0 and standard deviation 1 (the model keeps how), and some of
     the rows are held out for the test.
     """
     o = options
@@ -114,7 +115,7 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
     if o["picture"] is not None:
         plot.check(o["picture"])
     backend, why = choose(o["backend"], context)
-    table = datasets.load(source, o["header"])
+    table = datasets.load(source, o["header"], query=o["query"])
     ready = tabular.prepare(
         table, o["target"], o["task"], drop=o["drop"], test_share=o["test_share"], seed=o["seed"]
     )

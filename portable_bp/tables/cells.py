@@ -13,6 +13,13 @@ MISSING = frozenset(
 )  # fmt: skip
 """Cells of CSV files that stand for no value, as in pandas and Arrow."""
 
+DATE = (
+    r"^(?:\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[-+]\d\d:?\d\d)?)?"
+    r"|(?:\d{1,2}[./-]\d{1,2}[./-]\d{4}|\d{4}[./]\d{1,2}[./]\d{1,2})(?: \d\d:\d\d(?::\d\d)?)?"
+    r"|\d\d:\d\d(?::\d\d(?:\.\d+)?)?)$"
+)
+"""The spellings of dates and times, for Python's regular expressions and for Arrow's."""
+
 _CURRENCY = "$€£¥₹"
 _QUANTITY = re.compile(
     rf"[-+−<>~≤≥≈±(]{{0,2}}(?:[{_CURRENCY}]|[A-Z]{{3}}(?=\s))?\s*+[-+−]?"

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from portable_bp.tables.arrow_columns import check_names
 from portable_bp.tables.cells import MISSING, NUMBER, amount
-from portable_bp.tables.csv_file import CsvFile
 from portable_bp.tables.table import DataError, plain_name, shown, some
+from portable_bp.tables.text_file import TextFile
 
 SEPARATORS = "\t;|,"
 """What may stand between cells; where two fit as well, the first is taken."""
@@ -50,12 +51,12 @@ class Dialect:
     note: str
 
 
-def find_dialect(file: CsvFile, header: bool | None) -> Dialect:
+def find_dialect(file: TextFile, header: bool | None) -> Dialect:
     """How a file is written.
 
     Parameters
     ----------
-    file : CsvFile
+    file : TextFile
         The file.
     header : bool or None
         Whether its first line names the columns; None guesses.
@@ -81,7 +82,7 @@ def find_dialect(file: CsvFile, header: bool | None) -> Dialect:
     except csv.Error as error:
         raise DataError(f"{file.name} cannot be read as CSV: {error}") from error
     _check_quotes(file.name, records)
-    notes = []
+    notes = [file.note] if file.note else []
     above = _names_in_comment(comments, records, separator) if header is not False else None
     if above is not None:
         names, first_row = above, records[0][0]
@@ -102,7 +103,7 @@ def find_dialect(file: CsvFile, header: bool | None) -> Dialect:
     if separator != ",":
         notes.append(f"cells are separated by {separator!r}")
     names = [plain_name(name.strip()) for name in names]
-    _check_names(file.name, names)
+    check_names(file.name, names)
     return Dialect(separator, tuple(names), header, first_row - 1, "; ".join(notes))
 
 
@@ -116,13 +117,7 @@ def _check_quotes(source: str, records: Sequence[Record]) -> None:
                 )
 
 
-def _check_names(source: str, names: Sequence[str]) -> None:
-    for name, count in Counter(names).items():
-        if name and count > 1:
-            raise DataError(f"{source}: two columns are called {shown(name)}; rename one")
-
-
-def _top(file: CsvFile) -> tuple[int, list[str], str]:
+def _top(file: TextFile) -> tuple[int, list[str], str]:
     """The lines above the table, the comments among them, and the separator that one may name."""
     comments, named = [], ""
     with file.text() as lines:
@@ -144,7 +139,7 @@ def _lines(cells: Sequence[str]) -> int:
     return 1 + sum(len(re.findall(r"\r\n|\r|\n", cell)) for cell in cells)
 
 
-def _sample(file: CsvFile, separator: str, skip: int) -> tuple[list[Record], bool]:
+def _sample(file: TextFile, separator: str, skip: int) -> tuple[list[Record], bool]:
     """The first records, and whether the file has no more than these."""
     records: list[Record] = []
     cells = 0
@@ -161,7 +156,7 @@ def _sample(file: CsvFile, separator: str, skip: int) -> tuple[list[Record], boo
     return records, True
 
 
-def _separator(file: CsvFile, skip: int) -> str:
+def _separator(file: TextFile, skip: int) -> str:
     """The separator with which most records have the same number of cells, and more than one."""
     best, best_share = ",", 0.0
     for separator in SEPARATORS:
@@ -192,7 +187,7 @@ def _names_in_comment(
     return names if _is_header(names, rows) else None
 
 
-def _judge(file: CsvFile, records: Sequence[Record], separator: str) -> tuple[bool, str]:
+def _judge(file: TextFile, records: Sequence[Record], separator: str) -> tuple[bool, str]:
     """Whether the first record is a header, and what to tell people where that is a guess."""
     line, first = records[0]
     body = [cells for _, cells in records[1:]]
@@ -208,7 +203,7 @@ def _judge(file: CsvFile, records: Sequence[Record], separator: str) -> tuple[bo
     return verdict, "the first line is taken for the header" if doubtful else ""
 
 
-def _only_first_is_quoted(file: CsvFile, line: int, separator: str) -> bool:
+def _only_first_is_quoted(file: TextFile, line: int, separator: str) -> bool:
     """Whether all cells of the first record are in quotes, and none of the second."""
     with file.text() as lines:
         for _ in range(line - 1):

@@ -6,33 +6,47 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from portable_bp.tables.csv_file import STANDARD_INPUT, CsvFile
-from portable_bp.tables.read_arrow import read_parquet
 from portable_bp.tables.read_csv import read_csv
+from portable_bp.tables.read_database import is_database, read_database
+from portable_bp.tables.read_excel import read_excel
+from portable_bp.tables.read_ipc import read_ipc
+from portable_bp.tables.read_json import read_json
 from portable_bp.tables.read_numpy import read_npy, read_npz
+from portable_bp.tables.read_parquet import read_parquet
 from portable_bp.tables.table import DataError, Table, first_line
+from portable_bp.tables.text_file import STANDARD_INPUT, TextFile
+from portable_bp.tables.unpack import PACKED
 
-CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+CSV, JSON = (".csv", ".tsv"), (".jsonl", ".ndjson")
 
 READERS: dict[str, Callable[[Path], Table]] = {
     ".parquet": read_parquet,
     ".pq": read_parquet,
+    ".feather": read_ipc,
+    ".arrow": read_ipc,
+    ".ipc": read_ipc,
     ".npy": read_npy,
     ".npz": read_npz,
 }
 
 
-def load(source: str | os.PathLike[str], header: bool | None = None) -> Table:
-    """Read a table from a file.
+def load(
+    source: str | os.PathLike[str], header: bool | None = None, *, query: str | None = None
+) -> Table:
+    """Read a table from a file or a database.
 
     Parameters
     ----------
     source : str or path
-        ``"digits"`` for the digits of scikit-learn; a ``.csv``, ``.tsv`` (also with ``.gz``),
-        ``.parquet``, ``.pq``, ``.npy`` or ``.npz`` file; ``"-"`` for CSV from standard input.
+        ``"digits"`` for the digits of scikit-learn; a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson``
+        file (each also with ``.gz`` or ``.zst``); a ``.parquet``, ``.pq``, ``.feather``, ``.arrow``,
+        ``.ipc``, ``.xlsx``, ``.npy`` or ``.npz`` file; ``"-"`` for CSV from standard input;
+        ``"sqlite:///file.db"`` or the URI of a server for a database.
     header : bool or None
-        Whether the first line of a CSV file names the columns; None guesses, and the note of the
-        table says what was assumed.
+        Whether the first line of a CSV file or sheet names the columns; None guesses, and the note of
+        the table says what was assumed.
+    query : str or None
+        What to read from a database, in SQL.
 
     Returns
     -------
@@ -42,11 +56,12 @@ def load(source: str | os.PathLike[str], header: bool | None = None) -> Table:
     Raises
     ------
     DataError
-        When the file is missing, unreadable, damaged, empty or no table.
+        When the file is missing, unreadable, damaged, empty or no table; the message lists the first
+        problems with their places.
     """
     name = os.fspath(source)
     try:
-        table = _read(name, header)
+        table = _read(name, header, query)
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror or first_line(error)}") from error
     if not table.columns or table.rows == 0:
@@ -54,28 +69,59 @@ def load(source: str | os.PathLike[str], header: bool | None = None) -> Table:
     return table
 
 
-def _read(name: str, header: bool | None) -> Table:
+def _read(name: str, header: bool | None, query: str | None) -> Table:
+    if is_database(name):
+        _leave_out(name, header=header)
+        return read_database(name, query)
+    _leave_out(name, query=query)
     if name in STANDARD_INPUT:
-        return read_csv(CsvFile.standard_input(), header)
+        return read_csv(TextFile.standard_input(), header)
     path = Path(name)
-    reader = READERS.get(path.suffix.lower())
-    is_csv = name.lower().endswith(CSV)
-    if name != "digits" and reader is None and not is_csv:
-        raise DataError(
-            f"{name} is neither 'digits' nor '-' (CSV from standard input) nor a file that ends with "
-            f"{', '.join([*CSV, *READERS])}; convert or unpack other files, or pipe CSV to '-'"
-        )
-    if header is not None and not is_csv:
-        raise DataError(f"{name}: header is an option for CSV files only; leave it out")
-    if name == "digits":
+    kind = _kind(path)
+    if kind not in (*CSV, ".xlsx"):
+        _leave_out(name, header=header)
+    if kind == "digits":
         return digits()
     if not path.is_file():
         raise DataError(f"{name}: " + ("not a file" if path.exists() else "no such file"))
     if path.stat().st_size == 0:
         raise DataError(f"{name} is empty")
-    if reader is not None:
-        return reader(path)
-    return read_csv(CsvFile.of(path), header)
+    if kind == ".xlsx":
+        return read_excel(path, header)
+    if kind in READERS:
+        return READERS[kind](path)
+    text = TextFile.of(path)
+    return read_json(text) if kind in JSON else read_csv(text, header)
+
+
+def _kind(path: Path) -> str:
+    """``digits``, or the suffix that tells how to read a file, without that of packed files."""
+    if str(path) == "digits":
+        return "digits"
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1].lstrip(".") in PACKED:
+        suffixes.pop()
+        kinds: tuple[str, ...] = (*CSV, *JSON)
+    else:
+        kinds = (*CSV, *JSON, ".xlsx", *READERS)
+    if suffixes and suffixes[-1] in kinds:
+        return suffixes[-1]
+    raise DataError(
+        f"{path} is neither 'digits' nor '-' (CSV from standard input) nor a database "
+        f"(sqlite:///FILE) nor a file that ends with {', '.join([*CSV, *JSON])} (these also with "
+        f".{', .'.join(PACKED)}), .xlsx, {', '.join(READERS)}; convert or unpack other files, or pipe "
+        "CSV to '-'"
+    )
+
+
+def _leave_out(name: str, header: bool | None = None, query: str | None = None) -> None:
+    """Refuse options that mean nothing here."""
+    if header is not None:
+        raise DataError(
+            f"{name}: header is an option for CSV files and Excel sheets only; leave it out"
+        )
+    if query is not None:
+        raise DataError(f"{name}: query is an option for databases only; leave it out")
 
 
 def digits() -> Table:

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from portable_bp._typing import HostArray
-from portable_bp.tables.cells import MISSING
+from portable_bp.tables.arrow_columns import arrow_module, objects
+from portable_bp.tables.cells import DATE, MISSING
 from portable_bp.tables.csv_dialect import Dialect, find_dialect
-from portable_bp.tables.csv_file import CsvFile
 from portable_bp.tables.limits import COLUMN_BYTES, refuse_growth
-from portable_bp.tables.read_arrow import arrow_module, objects
+from portable_bp.tables.problems import MOST, listed
 from portable_bp.tables.table import DataError, Table, first_line
+from portable_bp.tables.text_file import TextFile
 
 NUMBER = r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?$"
-DATE = (
-    r"^(?:\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[-+]\d\d:?\d\d)?)?"
-    r"|(?:\d{1,2}[./-]\d{1,2}[./-]\d{4}|\d{4}[./]\d{1,2}[./]\d{1,2})(?: \d\d:\d\d(?::\d\d)?)?"
-    r"|\d\d:\d\d(?::\d\d(?:\.\d+)?)?)$"
-)
 
 
-def read_csv(file: CsvFile, header: bool | None = None) -> Table:
+def read_csv(file: TextFile, header: bool | None = None) -> Table:
     """The table in a CSV file.
 
     Parameters
     ----------
-    file : CsvFile
+    file : TextFile
         The file.
     header : bool or None
         Whether its first line names the columns; None guesses.
@@ -44,26 +43,37 @@ def read_csv(file: CsvFile, header: bool | None = None) -> Table:
     refuse_growth(file.name, file.size, COLUMN_BYTES * len(dialect.names))
     texts = _texts(file, dialect)
     names, notes = list(dialect.names), [dialect.note] if dialect.note else []
-    while names and not names[-1] and _is_blank(texts[len(names) - 1]):
-        names.pop()  # every line ends with a separator
-    if len(names) < len(texts):
-        notes.append("empty last column left out")
-    if "" in names:
-        raise DataError(
-            f"{file.name}: column {names.index('') + 1} has no name (an index that pandas wrote?); "
-            "name it, or write the file without it"
-        )
-    columns = _Columns(dict(zip(names, texts, strict=False)))
+    empty = [not name and _is_blank(text) for name, text in zip(names, texts, strict=True)]
+    if any(empty):  # every line ends with a separator, or a sheet begins further to the right
+        notes.append(f"{sum(empty)} empty column(s) left out")
+        names = [*itertools.compress(names, np.invert(empty))]
+        texts = [*itertools.compress(texts, np.invert(empty))]
+    index = _index_columns(names)
+    if index:
+        notes.append("the first column, an index without a name, is left out")
+        names, texts = names[index:], texts[index:]
+    nameless = [f"column {index + i + 1} has no name" for i, name in enumerate(names) if not name]
+    if nameless:
+        raise listed(file.name, nameless)
+    columns = _Columns(dict(zip(names, texts, strict=True)))
     return Table(
         file.name,
         columns.values,
         note="; ".join(notes),
         place=partial(file.line_of, separator=dialect.separator, skip=dialect.skip),
-        text=partial(_text, columns.converted),
+        text=partial(_text, columns.spelled),
     )
 
 
-def _texts(file: CsvFile, dialect: Dialect) -> list[Any]:
+def _index_columns(names: Sequence[str]) -> int:
+    """How many of the first columns are an index, as pandas and R write it: without a name."""
+    index = 0
+    while index < len(names) - 1 and re.fullmatch(r"|Unnamed: \d+", names[index]):
+        index += 1
+    return index
+
+
+def _texts(file: TextFile, dialect: Dialect) -> list[Any]:
     """Every column as text, in Arrow."""
     arrow, reader = arrow_module("pyarrow"), arrow_module("pyarrow.csv")
     ids = [str(i) for i in range(len(dialect.names))]
@@ -87,34 +97,37 @@ def _texts(file: CsvFile, dialect: Dialect) -> list[Any]:
     return [column.combine_chunks() for column in columns]
 
 
-def _explained(file: CsvFile, dialect: Dialect, error: Exception) -> DataError:
+def _explained(file: TextFile, dialect: Dialect, error: Exception) -> DataError:
     """What is wrong with a file that Arrow has given up."""
     n = len(dialect.names)
-    try:
-        ragged = next(
-            (r for r in file.records(dialect.separator, dialect.skip) if len(r[1]) != n), None
-        )
-    except UnicodeDecodeError:
-        return file.not_text()
-    except csv.Error:
-        ragged = None
-    if ragged is None:
+    problems, ragged = [], 0
+    with suppress(csv.Error):
+        for line, cells in file.records(dialect.separator, dialect.skip):
+            if len(cells) == n:
+                continue
+            ragged += 1
+            if ragged <= MOST:
+                problems.append(
+                    f"line {line}: {len(cells)} cells, where the first line has {n}"
+                    f"{_hint(cells, dialect)}"
+                )
+    if not ragged:
         return DataError(f"{file.name} cannot be read as CSV: {first_line(error)}")
-    line, cells = ragged
-    hint = ""
+    return listed(file.name, problems, ragged)
+
+
+def _hint(cells: Sequence[str], dialect: Dialect) -> str:
+    """Why a record may have another number of cells than the first line."""
+    n = len(dialect.names)
     if cells[0].startswith("#"):
-        hint = "; comments are skipped above the table only"
-    elif len(cells) == n + 1 and not cells[-1].strip():
-        hint = "; a separator ends the line"
-    elif len(cells) == n - 1 and not dialect.names[-1]:
-        hint = "; a separator ends the first line"
-    elif len(cells) == 1 and not cells[0].strip():
-        hint = "; the line holds blanks only"
-    elif n == 1:
-        hint = "; is there a title above the table?"
-    return DataError(
-        f"{file.name}, line {line}: {len(cells)} cells, where the first line has {n}{hint}"
-    )
+        return " (comments are skipped above the table only)"
+    if len(cells) == n + 1 and not cells[-1].strip():
+        return " (a separator ends the line)"
+    if len(cells) == n - 1 and not dialect.names[-1]:
+        return " (a separator ends the first line)"
+    if len(cells) == 1 and not cells[0].strip():
+        return " (the line holds blanks only)"
+    return " (is there a title above the table?)" if n == 1 else ""
 
 
 def _is_blank(texts: Any) -> bool:
@@ -122,35 +135,35 @@ def _is_blank(texts: Any) -> bool:
     return bool(compute.all(compute.equal(compute.utf8_trim_whitespace(texts), "")).as_py())
 
 
-def _text(converted: Mapping[str, Any], name: str) -> HostArray | None:
+def _text(spelled: Mapping[str, Any], name: str) -> HostArray | None:
     """The cells of a column of numbers, booleans or dates, without blanks around them."""
-    if name not in converted:
+    if name not in spelled:
         return None
     compute = arrow_module("pyarrow.compute")
-    return objects(compute.utf8_trim_whitespace(converted[name]).dictionary_encode())
+    return objects(compute.utf8_trim_whitespace(spelled[name]).dictionary_encode())
 
 
 class _Columns:
-    """Columns of text as numbers, booleans, text or dates; the text of numbers on demand."""
+    """Columns of text as numbers, booleans, text or dates; the text of all but text on demand."""
 
     def __init__(self, texts: dict[str, Any]) -> None:
         self.arrow, self.compute = arrow_module("pyarrow"), arrow_module("pyarrow.compute")
         self.missing = self.arrow.array(sorted(MISSING))
-        self.converted: dict[str, Any] = {}
+        self.spelled: dict[str, Any] = {}
         self.values: dict[str, HostArray] = {}
         for name, text in texts.items():
-            self.values[name], is_converted = self._converted(text)
-            if is_converted:
-                self.converted[name] = text
+            self.values[name] = self._converted(text)
+            if self.values[name].dtype.kind != "O":
+                self.spelled[name] = text
 
-    def _converted(self, text: Any) -> tuple[HostArray, bool]:
-        """A column, and whether it became anything but text."""
+    def _converted(self, text: Any) -> HostArray:
+        """A column: numbers, or what its cells are besides."""
         arrow, compute = self.arrow, self.compute
         try:
             numbers = compute.cast(text, arrow.float64())
         except arrow.ArrowException:
             return self._untidy(text)
-        return self._integers(text, numbers.to_numpy(zero_copy_only=False)), True
+        return self._integers(text, numbers.to_numpy(zero_copy_only=False))
 
     def _integers(self, text: Any, numbers: HostArray) -> HostArray:
         """Numbers as int64 where all are whole and fit."""
@@ -163,7 +176,7 @@ class _Columns:
                 pass
         return numbers
 
-    def _untidy(self, text: Any) -> tuple[HostArray, bool]:
+    def _untidy(self, text: Any) -> HostArray:
         """A column with blanks, missing cells, or cells that are not numbers."""
         arrow, compute = self.arrow, self.compute
         text = compute.utf8_trim_whitespace(text)
@@ -172,22 +185,23 @@ class _Columns:
         known = text.drop_null()
         try:
             numbers: HostArray = compute.cast(text, arrow.float64()).to_numpy(zero_copy_only=False)
-            return (numbers if text.null_count else self._integers(text, numbers)), True
+            return numbers if text.null_count else self._integers(text, numbers)
         except arrow.ArrowException:
             pass
         if self._all_match(known, NUMBER):  # +3, in older versions of Arrow
             cells = [np.nan if cell is None else float(cell) for cell in text.to_pylist()]
-            return np.asarray(cells), True
+            return np.asarray(cells)
         lower = compute.utf8_lower(text)
         if compute.all(
             compute.is_in(lower.drop_null(), value_set=arrow.array(["true", "false"], text.type))
         ).as_py():
             truth = compute.equal(lower, "true")
             kind = arrow.float64() if truth.null_count else arrow.bool_()
-            return truth.cast(arrow.int8()).cast(kind).to_numpy(zero_copy_only=False), True
+            values: HostArray = truth.cast(arrow.int8()).cast(kind).to_numpy(zero_copy_only=False)
+            return values
         if self._all_match(known, DATE):
-            return np.zeros(len(text), "V1"), True
-        return objects(text.dictionary_encode()), False
+            return np.zeros(len(text), "V1")
+        return objects(text.dictionary_encode())
 
     def _all_match(self, text: Any, pattern: str) -> bool:
         first = text[:1]

@@ -207,7 +207,9 @@ def test_a_header_that_is_numbers_is_told(tmp_path):
 def test_header_is_for_csv_alone(tmp_path):
     np.save(tmp_path / "t.npy", np.eye(3))
     for source in ("digits", str(tmp_path / "t.npy")):
-        with pytest.raises(DataError, match="header is an option for CSV files only"):
+        with pytest.raises(
+            DataError, match="header is an option for CSV files and Excel sheets only"
+        ):
             load(source, header=True)
 
 
@@ -324,9 +326,9 @@ def test_standard_input(monkeypatch, source, packed):
 
 
 def test_standard_input_without_end(monkeypatch):
-    from portable_bp.tables import csv_file
+    from portable_bp.tables import text_file
 
-    monkeypatch.setattr(csv_file, "MOST_BYTES", 100)
+    monkeypatch.setattr(text_file, "MOST_BYTES", 100)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(1000))))
     with pytest.raises(DataError, match="more than 100 bytes; write it to a file"):
         load("-")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
 from itertools import pairwise
 
 import numpy as np
+import openpyxl
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from benchmarks import reading
 from portable_bp import datasets
 from portable_bp.datasets import DataError, load
-from portable_bp.tables import limits, read_arrow
+from portable_bp.tables import arrow_columns, limits, read_parquet
 
 
 def header(shape, dtype="<f8"):
@@ -35,6 +37,42 @@ def write_npz(path, **members):
 
 def repeated(text, n):
     return pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([text]))
+
+
+def zeros(n):
+    return pa.table({"x": np.zeros(n, np.int8)})
+
+
+def views(text, n):
+    """Texts that share their bytes."""
+    buffer = pa.array([text], pa.string_view()).buffers()
+    record = np.tile(np.frombuffer(buffer[1], np.uint8)[:16], n)
+    shared = [None, pa.py_buffer(record.tobytes()), buffer[2]]
+    return pa.Array.from_buffers(pa.string_view(), n, shared)
+
+
+SPREADSHEET = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+SHEETS = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+
+
+def write_sheet(path, rows, strings=""):
+    """A workbook of openpyxl with other rows, and other shared text."""
+    stream = io.BytesIO()
+    book = openpyxl.Workbook()
+    book.active["A1"] = "text"
+    book.save(stream)
+    with zipfile.ZipFile(stream) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.infolist():
+            content = old.read(member).decode()
+            if member.filename == "xl/worksheets/sheet1.xml":
+                content = re.sub("<row.*</row>", rows, content)
+            if member.filename == "[Content_Types].xml" and strings:
+                kind = f"{SHEETS}.sharedStrings+xml"
+                part = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{kind}"/></Types>'
+                content = content.replace("</Types>", part)
+            new.writestr(member, content)
+        if strings:
+            new.writestr("xl/sharedStrings.xml", f'<sst xmlns="{SPREADSHEET}">{strings}</sst>')
 
 
 def write_parquet(path, **options):
@@ -64,6 +102,29 @@ BOMBS = {
         p, use_dictionary=False, column_encoding={"x": "DELTA_BYTE_ARRAY"}
     )(x=["a" * 10**5 + str(i) for i in range(700)]),
     "runs of numbers.parquet": lambda p: write_parquet(p)(x=np.zeros(10**7, np.int8)),
+    "zeros.feather": lambda p: feather.write_feather(zeros(10**7), p, compression="zstd"),
+    "zeros.arrow": lambda p: feather.write_feather(zeros(2 * 10**7), p, compression="lz4"),
+    "nulls.feather": lambda p: feather.write_feather(pa.table({"x": pa.nulls(10**7)}), p),
+    "text of a dictionary.feather": lambda p: feather.write_feather(
+        pa.table({"x": repeated("a" * 10**6, 100)}), p, compression="zstd"
+    ),
+    "text of views.arrow": lambda p: feather.write_feather(
+        pa.table({"x": views("a" * 10**6, 100)}), p, compression="zstd"
+    ),
+    "a key for each row.jsonl": lambda p: p.write_text(
+        "".join(f'{{"{i}":1}}\n' for i in range(20_000))
+    ),
+    "zeros.csv.zst": lambda p: p.write_bytes(
+        pa.compress(b"x,y\n" + b"1,2\n" * 3 * 10**7, codec="zstd", asbytes=True)
+    ),
+    "far apart.xlsx": lambda p: write_sheet(p, '<row r="1048576"><c r="XFD1048576"/></row>'),
+    "cells of no place.xlsx": lambda p: write_sheet(
+        p, "<row>" + "<c/>" * 16_000 + "</row>" + "<row/>" * 10_000
+    ),
+    "shared text.xlsx": lambda p: write_sheet(
+        p, "<row>" + '<c t="s"><v>0</v></c>' * 100 + "</row>", f"<si><t>{'a' * 10**6}</t></si>"
+    ),
+    "zeros.xlsx": lambda p: write_sheet(p, "<row><c><v>1</v></c></row>" + " " * 8 * 10**7),
     "nulls.parquet": lambda p: write_parquet(p)(x=pa.nulls(10**7)),
 }
 
@@ -123,15 +184,15 @@ def test_what_a_file_may_take():
 
 def test_batches_are_counted_one_by_one(tmp_path, monkeypatch):
     """Cells, not what is stored; and decoding stops at the batch that is too much."""
-    monkeypatch.setattr(read_arrow, "MOST_ROWS", 100)
+    monkeypatch.setattr(read_parquet, "MOST_ROWS", 100)
     monkeypatch.setattr(limits, "FREE_BYTES", 50_000)
     monkeypatch.setattr(limits, "SMALL_GROWTH", 1)
     monkeypatch.setattr(limits, "GROWTH", 1)
     write_parquet(tmp_path / "t.parquet")(x=repeated("a" * 100, 5000))
     seen = []
-    add = read_arrow._Decoded.add
+    add = arrow_columns.ArrowColumns.add
     monkeypatch.setattr(
-        read_arrow._Decoded,
+        arrow_columns.ArrowColumns,
         "add",
         lambda self, batch, names: seen.append(len(batch)) or add(self, batch, names),
     )
