@@ -1,4 +1,4 @@
-"""Tables to learn from: the digits of scikit-learn, and CSV, Parquet, ``.npy`` and ``.npz`` files.
+"""Tables to learn from: the digits of scikit-learn, files of many kinds, and databases.
 
 This is the public import path; the code is in :mod:`portable_bp.tables`. A file is data and nothing
 else: it is never unpickled, and the memory that it would take is bounded before it is taken. Anything

@@ -101,8 +101,9 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
     """Train a network on SOURCE and write the model to a file.
 
     SOURCE is digits; a .csv, .tsv or .jsonl file (also .gz, .zst); a .parquet, .feather, .arrow, .xlsx,
-    .npy or .npz file; - for CSV from standard input; or a database, as sqlite:///FILE. Features are scaled to mean 0 and standard deviation 1 (the model keeps how), and some of
-    the rows are held out for the test.
+    .npy or .npz file; - for CSV from standard input; or a database, as sqlite:///FILE. Features are
+    scaled to mean 0 and standard deviation 1 (the model keeps how), and some of the rows are held out
+    for the test.
     """
     o = options
     if o["checkpoint"] is None and (o["resume"] or o["every"] is not None):

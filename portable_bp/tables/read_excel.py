@@ -145,12 +145,13 @@ def _as_csv(path: Path, sheet: Any) -> tuple[bytes, list[int]]:
 def _lines(rows: list[list[str]], width: int, refuse: Any) -> Iterator[bytes]:
     taken = 0
     for cells in rows:
+        taken += (
+            sum(map(len, cells)) + len('"",') * width
+        )  # before cells that are shared are copied
+        refuse(taken)
         text = io.StringIO()
         csv.writer(text, quoting=csv.QUOTE_ALL).writerow([*cells, *[""] * (width - len(cells))])
-        line = text.getvalue().encode()
-        taken += len(line)
-        refuse(taken)
-        yield line
+        yield text.getvalue().encode()
 
 
 def _as_text(cell: Any) -> str:

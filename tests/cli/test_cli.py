@@ -714,6 +714,19 @@ def test_header_and_no_header(call, right):
     refused(call, "train", "digits", "--header", words=["CSV"])
 
 
+def test_a_database(call, right):
+    import sqlite3
+
+    with sqlite3.connect("t.db") as connection:
+        connection.execute("CREATE TABLE t (x REAL, y TEXT)")
+        connection.executemany("INSERT INTO t VALUES (?, ?)", [(i, "ab"[i > 30]) for i in range(N)])
+    connection.close()
+    query = ["sqlite:///t.db", "--query", "SELECT * FROM t"]
+    right("train", *query, "--target", "y", *QUICK)
+    assert right("predict", "model.safetensors", *query).splitlines()[:2] == ["y", "a"]
+    refused(call, "train", "sqlite:///t.db", "--target", "y", words=["--query"])
+
+
 def test_what_was_assumed_is_told(call, right):
     Path("t.csv").write_text("".join(f"{i % 7};{i % 2}\n" for i in range(N)))
     out = right("train", "t.csv", "--target", "1", *QUICK)
