@@ -40,9 +40,11 @@ if TYPE_CHECKING:
         DivergenceError,
         MixedBackendError,
         OutOfMemoryError,
+        RemoteError,
     )
     from portable_bp.estimators import MLPClassifier, MLPRegressor  # noqa: F401  # in no import *
     from portable_bp.mlp import MLP
+    from portable_bp.processes import distributed
     from portable_bp.training.callbacks import EarlyStopping, EpochEnd
     from portable_bp.training.fit import fit
     from portable_bp.training.history import History
@@ -69,6 +71,8 @@ _HOME = {
     "MixedBackendError": "errors",
     "DivergenceError": "errors",
     "OutOfMemoryError": "errors",
+    "RemoteError": "errors",
+    "distributed": "processes",
     "CheckpointError": "errors",
     "CheckpointWarning": "errors",
     "activations": "equations",
@@ -100,8 +104,10 @@ __all__ = [
     "MixedBackendError",
     "Model",
     "OutOfMemoryError",
+    "RemoteError",
     "activations",
     "available_backends",
+    "distributed",
     "fit",
     "get_backend",
     "initializers",

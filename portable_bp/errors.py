@@ -49,6 +49,24 @@ class OutOfMemoryError(MemoryError):
     """
 
 
+class RemoteError(RuntimeError):
+    """Another process of a distributed run has an error, which ends the run on all of them.
+
+    Parameters
+    ----------
+    message : str
+        Where, and what.
+    rank : int
+        The process that has the error; an attribute of this one, as is ``text``.
+    text : str
+        The type and the message of that error.
+    """
+
+    def __init__(self, message: str, rank: int = 0, text: str = "") -> None:
+        super().__init__(message)
+        self.rank, self.text = rank, text
+
+
 class CheckpointError(ValueError):
     """A model or checkpoint file cannot be read as one, or its directory is in use."""
 

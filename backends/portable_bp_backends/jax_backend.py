@@ -11,6 +11,7 @@ import numpy as np
 
 from portable_bp._typing import Array, HostArray, Step, Tree
 from portable_bp.backend import Backend, Runner, extend
+from portable_bp.processes import sum_over_processes
 from portable_bp_backends._host import native_copy
 
 _WIDE = ("float64", "int64", "uint64", "complex128")
@@ -70,13 +71,24 @@ class JaxBackend(Backend):
 
     def __init__(self, device: Any, spec: str) -> None:
         import jax
+        import jax.experimental
         from jax.scipy.special import erfc
 
         self._jax = jax
         kernels: dict[str, Callable[..., Any]] = {"erfc": erfc}
-        self.xp = extend(jax.numpy, lambda formula: kernels.get(formula.__name__))
+        self.xp = extend(jax.numpy, lambda formula: kernels.get(formula.__name__), self._summed)
         self.device = device
         self.spec = spec
+
+    def _summed(self, flat: Any, *, ordered: bool = False) -> Any:
+        if not self.traced(flat):
+            return self.asarray(sum_over_processes(self.to_numpy(flat), ordered=ordered))
+        form = self._jax.ShapeDtypeStruct(flat.shape, flat.dtype)
+
+        def on_host(flat: Any) -> HostArray:
+            return sum_over_processes(np.array(flat), ordered=ordered)
+
+        return self._jax.experimental.io_callback(on_host, form, flat, ordered=True)
 
     @classmethod
     def unavailable_reason(cls) -> str | None:

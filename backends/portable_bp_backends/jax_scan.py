@@ -14,6 +14,7 @@ from portable_bp._cache import Recent
 from portable_bp._tree import leaves, map_leaves
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
 from portable_bp.backend import Backend
+from portable_bp.processes import muted
 from portable_bp_backends._host import native_copy
 from portable_bp_backends._runs import CannotReplayError, ReplayRunner
 
@@ -105,7 +106,8 @@ class ScanRunner(ReplayRunner):
             batch = data if rows is None else tuple(d[rows[0], ...] for d in data)
             example = self._state, (*batch, tuple(t[0] for t in numbers))
             step = partial(self._step, backend.xp)
-            check_traceable(partial(self._program.epoch.trace, *args), step, example)
+            with muted():
+                check_traceable(partial(self._program.epoch.trace, *args), step, example)
             self._program.checked.add(form)
         # The precision that scope() sets must hold while the program is traced.
         self._state, losses = self._program.epoch(*args)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import AbstractContextManager, suppress
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from portable_bp._typing import Array, HostArray
 from portable_bp.backend import Backend
+from portable_bp.processes import sum_over_processes
 from portable_bp_backends._host import native_copy
 
 _DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64", "no_x64")
@@ -24,11 +26,15 @@ class StrictBackend(Backend):
     def __init__(self, device: str) -> None:
         import array_api_strict
 
-        self.xp = array_api_strict
+        self.xp = ModuleType(array_api_strict.__name__)
+        self.xp.__dict__.update(vars(array_api_strict), sum_over_processes=self._summed)
         self.device = array_api_strict.Device(device)
         self.spec = "strict" if device == "CPU_DEVICE" else f"strict:{device}"
         if device == "no_x64":
             self.index_dtype = "int32"
+
+    def _summed(self, flat: Any, *, ordered: bool = False) -> Any:
+        return self.asarray(sum_over_processes(self.to_numpy(flat), ordered=ordered))
 
     @classmethod
     def unavailable_reason(cls) -> str | None:

@@ -69,10 +69,17 @@ class TorchBackend(Backend):
 
         self._torch, self._inductor, self._neutral = torch, inductor, neutral
         kernels = _kernels(torch)
-        self.xp = extend(array_api_compat.torch, lambda formula: kernels.get(formula.__name__))
+        self.xp = extend(
+            array_api_compat.torch, lambda formula: kernels.get(formula.__name__), self._summed
+        )
         self.xp.__dict__["sign"] = partial(_sign, torch)
         self.device = torch.device(device)
         self.spec = f"torch:{device}" if device != "cpu" else "torch"
+
+    def _summed(self, flat: Any, *, ordered: bool = False) -> Any:
+        from portable_bp_backends.torch_sum import sum_over_processes
+
+        return sum_over_processes(flat, ordered)
 
     @classmethod
     def unavailable_reason(cls) -> str | None:

@@ -24,6 +24,7 @@ from portable_bp._cache import Recent
 from portable_bp._tree import leaves, map_leaves
 from portable_bp._typing import HostArray, Step, Tree
 from portable_bp.backend import Backend
+from portable_bp.processes import muted
 from portable_bp_backends._runs import CannotReplayError, ReplayRunner
 
 # Only the form of their operand matters, never its values.
@@ -345,6 +346,13 @@ class PlanRunner(ReplayRunner):
             batch = tuple(torch.empty(shape, dtype=dtype) for dtype, shape in forms)
             _gather(data, rows[0], batch)
         step_inputs = tuple(column[0].clone() for column in columns)
+        with muted():
+            plan = self._recorded(batch, step_inputs)
+        self._plans.pop(key)
+        return self._plans.put(key, plan)
+
+    def _recorded(self, batch: Any, step_inputs: Any) -> Plan:
+        """A plan whose replay gives what the step gives."""
         with _Recorder() as recorder:
             recorded = self._step(self._backend.xp, self._state, (*batch, step_inputs))
         after, loss = (tuple(leaves(tree)) for tree in recorded)
@@ -356,8 +364,7 @@ class PlanRunner(ReplayRunner):
             planner.calls, batch, step_inputs, map_leaves(lambda _: next(losses), recorded[1])
         )
         self._verify(plan, recorded)
-        self._plans.pop(key)
-        return self._plans.put(key, plan)
+        return plan
 
     def _verify(self, plan: Plan, recorded: Tree) -> None:
         """Replay the recorded step, compare, and go back to where it started."""

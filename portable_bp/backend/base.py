@@ -18,10 +18,15 @@ from typing import Any, ClassVar
 from portable_bp._tree import leaves
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
 from portable_bp.backend.runner import EagerRunner, Runner
+from portable_bp.processes import sum_over_processes
 
 
-def extend(module: ModuleType, kernel: Callable[[Callable[..., Any]], Any]) -> Namespace:
-    """A namespace with the names of a module, and a hook for native kernels.
+def extend(
+    module: ModuleType,
+    kernel: Callable[[Callable[..., Any]], Any],
+    summed: Callable[..., Any] = sum_over_processes,
+) -> Namespace:
+    """A namespace with the names of a module, a hook for native kernels, and the sum over processes.
 
     Parameters
     ----------
@@ -30,6 +35,8 @@ def extend(module: ModuleType, kernel: Callable[[Callable[..., Any]], Any]) -> N
     kernel : function
         ``kernel(formula)`` is asked with each element-wise function of the equations and answers
         with a function of the same arrays (without ``xp``), or with None to let the equation run.
+    summed : function
+        What ``sum_over_processes`` is for arrays of the library; by default that for NumPy's.
 
     Returns
     -------
@@ -39,6 +46,7 @@ def extend(module: ModuleType, kernel: Callable[[Callable[..., Any]], Any]) -> N
     namespace = ModuleType(module.__name__)
     namespace.__dict__.update(vars(module))
     namespace.__dict__["portable_bp_kernel"] = kernel
+    namespace.__dict__["sum_over_processes"] = summed
     return namespace
 
 

@@ -77,11 +77,13 @@ def philox4x32(
     return philox((c0, c1, c2, c3), (k0, k1))
 
 
-def words(n: int, index: Array, *, seed: Seed, layer: int, step: Array, xp: Namespace) -> Array:
+def words(
+    n: int, index: Array, *, seed: Seed, layer: int, step: Array, part: int = 0, xp: Namespace
+) -> Array:
     """``n`` uniform 32-bit words for one layer at one step, shape (n,); (m, n) for m networks.
 
     Word ``i`` is word ``i // q`` of the four that Philox makes of the counter ``(i mod q, step,
-    layer, 0)`` under the key ``seed``, with ``q = ceil(n / 4)`` counters.
+    layer, part)`` under the key ``seed``, with ``q = ceil(n / 4)`` counters.
 
     Parameters
     ----------
@@ -89,6 +91,7 @@ def words(n: int, index: Array, *, seed: Seed, layer: int, step: Array, xp: Name
     seed : 0 <= seed < 2^64; for m networks their low and high words, two arrays of shape (m,)
     layer : 0 <= layer < 2^15
     step : array of the same dtype, of shape () or (m,)
+    part : 0 <= part < 2^15, the part of the batch
     """
     q = -(-n // 4)
     low: Word
@@ -98,5 +101,6 @@ def words(n: int, index: Array, *, seed: Seed, layer: int, step: Array, xp: Name
     else:
         low, high = seed & _WORD, seed >> 32
     zero = step & 0
-    out = philox4x32(index[:q], step, zero | layer, zero, low, high, xp)
+    last = zero | part if part else zero
+    out = philox4x32(index[:q], step, zero | layer, last, low, high, xp)
     return xp.concat(out, axis=-1)[..., :n]

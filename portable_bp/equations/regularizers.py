@@ -79,13 +79,14 @@ def dropout_mask(
     seed: Seed,
     layer: int,
     step: Array,
+    part: int = 0,
     xp: Namespace,
 ) -> Array:
     """Inverted dropout: each entry is 0 with probability ``rate``, else ``1 / (1 - rate)``.
 
     The expectation of ``m * a`` is ``a``, so nothing is rescaled at prediction (Srivastava et al.,
-    JMLR 15, 2014). The random words are a function of (seed, layer, step, position) alone: the same
-    mask on every backend, made where the data are.
+    JMLR 15, 2014). The random words are a function of (seed, layer, step, part, position) alone: the
+    same mask on every backend, made where the data are.
 
     Parameters
     ----------
@@ -94,8 +95,9 @@ def dropout_mask(
     index : the integers 0, 1, 2, ..., a quarter as many as the mask has entries, or more
     seed, layer : Python integers; the seeds of m networks as two arrays of words
     step : array of shape () or (m,) of the dtype of ``index``, the number of this step
+    part : the number of this part of the batch
     """
-    w = words(math.prod(shape[-2:]), index, seed=seed, layer=layer, step=step, xp=xp)
+    w = words(math.prod(shape[-2:]), index, seed=seed, layer=layer, step=step, part=part, xp=xp)
     w = xp.reshape(w >> 8, shape)
     threshold, scale = rate if isinstance(rate, Rates) else rate_of(rate)
     keep = w >= per_network(threshold, w, xp=xp)

@@ -14,6 +14,7 @@ from portable_bp.equations import losses, network
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.network import Equations
 from portable_bp.inputs.transfer import dtype_name, to_backend
+from portable_bp.processes import ALONE, Processes
 
 BLOCK_BYTES = 64 * 2**20
 """About how much memory all the layers of a block take."""
@@ -75,12 +76,28 @@ def join(backend: Backend, blocks: Sequence[Array]) -> Array:
 
 
 def losses_and_outputs(
-    backend: Backend, equations: Equations, params: Params, X: Any, t: HostArray
+    backend: Backend,
+    equations: Equations,
+    params: Params,
+    X: Any,
+    t: HostArray,
+    processes: Processes = ALONE,
 ) -> tuple[HostArray, HostArray]:
     """The loss of each row (its data term), shape (n,), and its outputs, shape (n, k), on the host.
 
-    ``t``: targets on the host, (n, k) numbers or (n,) class labels.
+    ``t``: targets on the host, (n, k) numbers or (n,) class labels. The rows are dealt out to the
+    ``processes``, each exactly once, and all of these get what was found for all rows.
     """
+    if processes.size > 1:
+        n = X.shape[0]
+        start, stop = (n * r // processes.size for r in (processes.rank, processes.rank + 1))
+        found = None
+        if start < stop:
+            own = X[start:stop, ...] if not hasattr(X, "toarray") else X[start:stop]
+            found = losses_and_outputs(backend, equations, params, own, t[start:stop])
+        parts = [part for part in processes.gather(found) if part is not None]
+        all_losses, all_outputs = zip(*parts, strict=True)
+        return np.concatenate(all_losses), np.concatenate(all_outputs)
     xp, output = backend.xp, equations.activations[-1]
     by_row, outputs, row = [], [], 0
     for z, o in forward(backend, equations.activations, params, X):

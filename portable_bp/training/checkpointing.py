@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from portable_bp._tree import leaves
 from portable_bp._typing import HostArray, Params, Tree
 from portable_bp.errors import CheckpointError
 from portable_bp.persistence import documents
-from portable_bp.persistence.checkpoints import Checkpoint, CheckpointDirectory
+from portable_bp.persistence.checkpoints import Checkpoint
+from portable_bp.processes import ALONE, Processes
 from portable_bp.training import recovery
-from portable_bp.training.trainer import UNLIMITED, Trainer
+from portable_bp.training.shared_directory import Directory
+from portable_bp.training.trainer import UNLIMITED, NoRecorder, Trainer
 
 SIGNAL_STEPS, SIGNAL_WORK = 500, 10**11
 """With a checkpoint directory, at most so many steps, and at most about so many multiplications and
@@ -57,7 +59,7 @@ def _refusing() -> Iterator[None]:
         raise CheckpointError(f"the checkpoint does not hold what a run needs: {error}") from error
 
 
-def newest(directory: CheckpointDirectory) -> Checkpoint | None:
+def newest(directory: Directory) -> Checkpoint | None:
     """The newest checkpoint of a run, once its contents have been checked; None without any."""
     checkpoint = directory.latest()
     if checkpoint is not None:
@@ -68,12 +70,41 @@ def newest(directory: CheckpointDirectory) -> Checkpoint | None:
     return checkpoint
 
 
-class Checkpointing:
+class Signalled(NoRecorder):
+    """A run that a signal to any of its processes stops after a step, on all of them.
+
+    Parameters
+    ----------
+    processes : Processes
+    work : int
+        About how many multiplications and additions a step takes.
+    """
+
+    def __init__(self, processes: Processes, work: int) -> None:
+        self._processes, self._signals = processes, recovery.Signals()
+        self.limit = max(1, min(SIGNAL_STEPS, SIGNAL_WORK // work))
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        with self._signals, self._processes.voting(self._wish):
+            yield
+
+    def _wish(self) -> str | None:
+        received = self._signals.received
+        return received and ("interrupted" if received == "SIGINT" else "terminated")
+
+    def look(self, trainer: Trainer) -> str | None:
+        if self._processes.size > 1:
+            trainer.backend.synchronize()  # the votes of steps that still run are not counted
+        return self._processes.stop()
+
+
+class Checkpointing(Signalled):
     """Saves a run in a directory: a :class:`portable_bp.training.trainer.Recorder`.
 
     Parameters
     ----------
-    directory : CheckpointDirectory
+    directory : CheckpointDirectory or SharedDirectory
     every : int or None
         Steps between two checkpoints; None saves at the end of each epoch.
     identity : dict
@@ -81,30 +112,30 @@ class Checkpointing:
     policy : Resumable
     work : int
         About how many multiplications and additions a step takes.
+    processes : Processes
+        Those that train together.
     """
 
     def __init__(
         self,
-        directory: CheckpointDirectory,
+        directory: Directory,
         every: int | None,
         identity: Mapping[str, Any],
         policy: Resumable,
         work: int,
+        processes: Processes = ALONE,
     ) -> None:
+        super().__init__(processes, work)
         self._directory, self._every = directory, every
         self._identity, self._policy = identity, policy
-        self._signals = recovery.Signals()
-        self.limit = max(1, min(SIGNAL_STEPS, SIGNAL_WORK // work))
-
-    def watch(self) -> AbstractContextManager[Any]:
-        return self._signals
 
     def until_due(self, steps: int) -> int:
         return self._every - steps % self._every if self._every else UNLIMITED
 
     def look(self, trainer: Trainer) -> str | None:
-        if self._signals.received is not None:
-            return "interrupted" if self._signals.received == "SIGINT" else "terminated"
+        reason = super().look(trainer)
+        if reason is not None:
+            return reason
         due = self._every and trainer.steps % self._every == 0
         if due and trainer.in_epoch < trainer.per_epoch:
             self.save(trainer)

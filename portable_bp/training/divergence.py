@@ -64,7 +64,7 @@ def diagnose(
             if not backend.all_finite((loss, after[0])):
                 slower = _slower(rate, step.rate, clipped)
                 overflow = first_overflow(
-                    net, backend, before[0], after[0], _batch(backend, step.chunk)[0]
+                    net, backend, before[0], after[0], _batch(backend, step.batch)[0]
                 )
                 when = (
                     f"in epoch {step.epoch + 1}, step {step.in_epoch + 1} of {trainer.per_epoch} "
@@ -115,7 +115,7 @@ def advice(net: MLP, backend: Backend, step: ReplayedStep, before: Params, slowe
     slower : str
         The advice that fits where nothing looks unusual.
     """
-    x, y = _batch(backend, step.chunk)
+    x, y = _batch(backend, step.batch)
     named = {"X": x} | ({"y": y} if net.loss.target == "real" else {})
     for name, array in named.items():
         largest = float(np.abs(backend.to_numpy(array).astype(np.float64)).max())

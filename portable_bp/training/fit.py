@@ -23,15 +23,19 @@ from portable_bp.errors import DivergenceError
 from portable_bp.inputs import examples
 from portable_bp.inputs.examples import Rows
 from portable_bp.mlp import MLP
+from portable_bp.processes import joined
 from portable_bp.training import recovery
+from portable_bp.training.agreement import all_settings, follows_host
 from portable_bp.training.callbacks import Callback, EarlyStopping
-from portable_bp.training.checkpointing import Checkpointing
+from portable_bp.training.checkpointing import Checkpointing, Signalled
 from portable_bp.training.divergence import diagnose
 from portable_bp.training.lbfgs import Objective, minimise
 from portable_bp.training.model import Model
-from portable_bp.training.options import FitOptions, check_options
+from portable_bp.training.options import FitOptions, check_options, check_parts
 from portable_bp.training.policy import EpochResult, FitPolicy
 from portable_bp.training.prepare import PreparedRows, prepare
+from portable_bp.training.shared_directory import SharedDirectory
+from portable_bp.training.shares import Shares
 from portable_bp.training.step import StepPlan, step_for
 from portable_bp.training.trainer import Trainer
 
@@ -74,6 +78,8 @@ def fit(
     checkpoint_every: int | None = None,
     checkpoint_keep: int = 3,
     resume: bool = False,
+    parts: int | None = None,
+    reduction: str = "fast",
 ) -> Model:
     """Train a network by gradient descent.
 
@@ -145,6 +151,13 @@ def fit(
     resume : bool, default False
         Go on from the newest valid checkpoint in the directory, if there is one. The run ends with
         the same bits as one that was never interrupted, on the same backend.
+    parts : int, optional
+        Cut each batch into so many parts, which the processes of :func:`portable_bp.distributed` share;
+        by default one for each. Masks of dropout depend on the number of parts, not on that of the
+        processes.
+    reduction : {"fast", "ordered"}, default "fast"
+        How the gradients of the parts are added. ``"ordered"`` adds them along a binary tree: the bits
+        do not depend on the number of processes. It needs ``parts``, a power of two.
 
     Returns
     -------
@@ -162,6 +175,8 @@ def fit(
         When the device cannot hold what was asked for; nothing handed in has changed.
     CheckpointError
         When the directory is in use, holds another run, or holds one and ``resume`` is not set.
+    RemoteError
+        In :func:`portable_bp.distributed`, for an error that another process has.
 
     Warns
     -----
@@ -178,38 +193,46 @@ def fit(
     >>> [int(label) for label in model.predict(X)]
     [0, 1, 1, 0]
     """
-    began = time.perf_counter()
-    options = check_options(
-        net, held=validation is not None, optimizer=optimizer, learning_rate=learning_rate,
-        batch_size=batch_size, epochs=epochs, shuffle=shuffle, clip_value=clip_value,
-        clip_norm=clip_norm, early_stopping=early_stopping, callbacks=callbacks, progress=progress,
-        max_time=max_time, dtype=dtype, seed=seed, compile=compile, report_loss=report_loss,
-        checkpoint=checkpoint, checkpoint_every=checkpoint_every, checkpoint_keep=checkpoint_keep,
-        resume=resume,
-    )  # fmt: skip
-    start = None if params is None else checked_params(net, params)
-    spec = examples.learn(net.spec, X, y)
-    held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
-    arrays = () if params is None else leaves(as_pairs(params))
-    backend = resolve(backend, X, y, sample_weight, *held_out, *arrays)
+    began, processes = time.perf_counter(), joined()
+    with processes.agreeing():
+        options = check_options(
+            net, held=validation is not None, optimizer=optimizer, learning_rate=learning_rate,
+            batch_size=batch_size, epochs=epochs, shuffle=shuffle, clip_value=clip_value,
+            clip_norm=clip_norm, early_stopping=early_stopping, callbacks=callbacks,
+            progress=progress,
+            max_time=max_time, dtype=dtype, seed=seed, compile=compile, report_loss=report_loss,
+            checkpoint=checkpoint, checkpoint_every=checkpoint_every, checkpoint_keep=checkpoint_keep,
+            resume=resume, parts=parts, reduction=reduction,
+        )  # fmt: skip
+        check_parts(options, processes)
+        start = None if params is None else checked_params(net, params)
+        spec = examples.learn(net.spec, X, y)
+        held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
+        arrays = () if params is None else leaves(as_pairs(params))
+        backend = resolve(backend, X, y, sample_weight, *held_out, *arrays)
 
     def trained() -> Model:
         with backend.scope():
-            if start is None:
-                check_memory(net)
-            rows = prepare(net, spec, backend, options, Rows(X, y, sample_weight), validation)
-            begin = (
-                net.init(options.seed, backend, options.dtype)
-                if start is None
-                else place_params(start, backend, options.dtype)
-            )
+            with processes.agreeing():
+                if start is None:
+                    check_memory(net)
+                rows = prepare(net, spec, backend, options, Rows(X, y, sample_weight), validation)
+                begin = (
+                    net.init(options.seed, backend, options.dtype)
+                    if start is None
+                    else place_params(start, backend, options.dtype)
+                )
             deadline = math.inf if options.max_time is None else began + options.max_time
             policy = FitPolicy(
                 net, spec, backend, options.schedule, options.epochs, rows.data.n,
                 min(options.batch_size or rows.data.n, rows.data.n), rows.weights, options.shuffle,
                 options.seed, rows.held, options.callbacks, options.early, deadline,
                 checkpointed=options.checkpoint is not None, report_loss=options.report_loss,
+                processes=processes,
             )  # fmt: skip
+            if processes.size > 1:
+                same = _identity(net, options, rows, policy)
+                processes.compare(same | all_settings(backend, options, rows, begin))
             run = _by_lbfgs if options.optimizer is None else _by_steps
             return run(net, options, rows, policy, begin)
 
@@ -225,41 +248,59 @@ def _by_steps(
     net: MLP, options: FitOptions, rows: PreparedRows, policy: FitPolicy, begin: Params
 ) -> Model:
     """Train in steps over mini-batches."""
-    backend, rule = policy.backend, options.optimizer
+    backend, rule, processes = policy.backend, options.optimizer, policy.processes
     assert rule is not None
+    shares = _shares(options, policy)
     plan = StepPlan(
         net.equations, rule, net.dropout, options.seed, weighted=rows.weights is not None,
         clip_value=options.clip_value, clip_norm=options.clip_norm, report=options.report_loss,
+        parts=None if shares is None else shares.mine,
     )  # fmt: skip
     labels = rows.data.arrays[1].ndim == 1
-    step = step_for(backend, plan, net.sizes, policy.batch_size, labels=labels)
+    at_once = policy.batch_size if shares is None else shares.part_rows
+    step = step_for(backend, plan, net.sizes, at_once, labels=labels)
     state = (begin, optimizers.init(rule, begin, xp=backend.xp))
     trainer = Trainer(
         backend, options.dtype, step, state, rule, rows.data, policy.batch_size, policy,
-        compile=options.compile,
+        compile=options.compile and (processes.size == 1 or follows_host(backend)), shares=shares,
     )  # fmt: skip
+    work = 6 * net.n_parameters * policy.batch_size  # a product forth, two back
     with ExitStack() as stack:
         if options.checkpoint is not None:
-            from portable_bp.persistence.checkpoints import CheckpointDirectory
-
-            directory = CheckpointDirectory(options.checkpoint, options.checkpoint_keep)
             checkpointing = Checkpointing(
-                stack.enter_context(directory), options.checkpoint_every,
-                _identity(net, options, rows, policy), policy,
-                work=6 * net.n_parameters * policy.batch_size,  # a product forth, two back
+                stack.enter_context(
+                    SharedDirectory(processes, options.checkpoint, options.checkpoint_keep)
+                ),
+                options.checkpoint_every, _identity(net, options, rows, policy), policy,
+                work=work, processes=processes,
             )  # fmt: skip
             trainer.recorder = checkpointing
             checkpointing.go_on(trainer, state, options.resume)
+        elif processes.size > 1:
+            trainer.recorder = Signalled(processes, work)
         with policy.running():
             reason = trainer.train()
     if reason == "diverged":
         diagnosis = diagnose(net, trainer, clipped=options.clip_norm is not None)
-        raise DivergenceError(
-            f"training diverged {diagnosis.when}: the loss or a parameter is not finite. "
-            f"{diagnosis.advice}",
-            policy.model(diagnosis.state[0], "diverged"),
+        processes.raise_everywhere(
+            DivergenceError(
+                f"training diverged {diagnosis.when}: the loss or a parameter is not finite. "
+                f"{diagnosis.advice}",
+                policy.model(diagnosis.state[0], "diverged"),
+            )
         )
     return _model(policy, trainer.last_snapshot()[0], reason)
+
+
+def _shares(options: FitOptions, policy: FitPolicy) -> Shares | None:
+    """Which rows of each batch are this process's; None where it computes all of them at once."""
+    parts = options.parts or policy.processes.size
+    if parts == 1:
+        return None
+    return Shares(
+        policy.processes, policy.n, policy.batch_size, parts, options.reduction == "ordered",
+        policy.weights,
+    )  # fmt: skip
 
 
 def _by_lbfgs(
@@ -325,5 +366,7 @@ def _identity(
         "clip": [options.clip_value, options.clip_norm],
         "seed": options.seed,
         "dtype": options.dtype,
+        "parts": options.parts,
+        "reduction": None if options.reduction == "fast" else options.reduction,
         "data": recovery.fingerprint(policy.backend, options.dtype, *sets),
     }

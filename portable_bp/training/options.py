@@ -14,11 +14,17 @@ from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.inputs import checks
 from portable_bp.inputs.transfer import float_name
 from portable_bp.mlp import MLP
-from portable_bp.training.callbacks import Callback, EarlyStopping, ProgressBar
+from portable_bp.processes import Processes, current
+from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd, ProgressBar
 from portable_bp.training.notebook import NotebookProgress, in_notebook
 from portable_bp.training.policy import recorded_columns, watched_loss
 
 LBFGS = "lbfgs"
+
+REDUCTIONS = ("fast", "ordered")
+
+MOST_PARTS = 2**15
+"""Their numbers are counters of random words."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class FitOptions:
     checkpoint_every: int | None
     checkpoint_keep: int
     resume: bool
+    parts: int | None
+    reduction: str
 
 
 def check_options(
@@ -76,6 +84,8 @@ def check_options(
     checkpoint_every: Any,
     checkpoint_keep: Any,
     resume: Any,
+    parts: Any,
+    reduction: Any,
 ) -> FitOptions:
     """Check the arguments of ``fit``, alone and against each other, before any work.
 
@@ -120,6 +130,8 @@ def check_options(
         checkpoint_every=checkpoint_every,
         checkpoint_keep=checks.positive_int("checkpoint_keep", checkpoint_keep),
         resume=checks.boolean("resume", resume),
+        parts=None if parts is None else checks.positive_int("parts", parts),
+        reduction=_reduction(reduction, parts),
     )
     _check_watched(net, held, options)
     if lbfgs:
@@ -140,6 +152,35 @@ def check_saving(checkpoint: Any, checkpoint_every: Any, resume: Any) -> None:
     elif not isinstance(checkpoint, str | os.PathLike):
         raise TypeError(
             f"checkpoint must be the path of a directory, got {checks.shown(checkpoint)}"
+        )
+
+
+def _reduction(reduction: Any, parts: Any) -> str:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        raise ValueError(
+            f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {checks.shown(reduction)}"
+        )
+    if reduction == "ordered" and (parts is None or parts & (parts - 1)):
+        raise ValueError(
+            "reduction='ordered' needs parts, a power of two, which the number of processes divides: it "
+            f"is what the bits depend on; got parts={parts}"
+        )
+    return reduction
+
+
+def check_parts(options: FitOptions, processes: Processes) -> None:
+    """Check that these processes can share the parts, and can do what is asked for."""
+    size, parts = processes.size, options.parts
+    if parts is not None and parts % size:
+        raise ValueError(
+            f"parts={parts} cannot be shared by {size} processes: pass a multiple of {size}"
+        )
+    if (parts or size) > MOST_PARTS:
+        raise ValueError(f"there can be at most {MOST_PARTS} parts; got {parts or size}")
+    if options.optimizer is None and (size > 1 or parts is not None):
+        raise ValueError(
+            "optimizer='lbfgs' sees all rows in one process: it takes no parts, and cannot run in "
+            "portable_bp.distributed; use an optimizer such as 'adam'"
         )
 
 
@@ -167,8 +208,13 @@ def _callbacks(callbacks: Any, early: EarlyStopping | None, progress: bool) -> l
     if early is not None:
         all_of_them.append(early)
     if progress:
-        all_of_them.append(NotebookProgress() if in_notebook() else ProgressBar())
+        bar = NotebookProgress if in_notebook() else ProgressBar
+        all_of_them.append(_no_bar if current().rank else bar())
     return all_of_them
+
+
+def _no_bar(end: EpochEnd) -> None:
+    """Process 0 shows it."""
 
 
 def _early_stopping(value: Any) -> EarlyStopping:

@@ -20,6 +20,7 @@ from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.errors import CheckpointError
 from portable_bp.inputs.spec import NetSpec
 from portable_bp.mlp import MLP
+from portable_bp.processes import ALONE, Processes
 from portable_bp.training import blocks, recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd
 from portable_bp.training.history import History
@@ -131,6 +132,8 @@ class FitPolicy:
         Whether the run is saved in a checkpoint directory.
     report_loss : bool
         Whether steps report their loss.
+    processes : Processes
+        Those that decide together.
     """
 
     net: MLP
@@ -149,6 +152,7 @@ class FitPolicy:
     deadline: float
     checkpointed: bool
     report_loss: bool
+    processes: Processes = ALONE
 
     history: History = field(default_factory=History, init=False)
     best: tuple[float, int, Params] | None = field(default=None, init=False)
@@ -194,6 +198,7 @@ class FitPolicy:
             self.deadline < math.inf,
             isinstance(self.schedule, ReduceOnPlateau),
             self.checkpointed,
+            self.processes.size > 1,
         )
         if any(looked_at):
             return 1
@@ -241,7 +246,7 @@ class FitPolicy:
     def _judged(self, held: ValidationSet, result: EpochResult) -> dict[str, float]:
         """The loss and the score on the held-out rows."""
         by_row, outputs = blocks.losses_and_outputs(
-            self.backend, self.net.equations, result.params(), held.X, held.y
+            self.backend, self.net.equations, result.params(), held.X, held.y, self.processes
         )
         loss = blocks.mean_loss(by_row, held.weights)
         if not math.isfinite(loss) and not self._warned:
@@ -267,9 +272,11 @@ class FitPolicy:
             return _says_stop(callback, callback(end))
 
         stops = [asked(callback) for callback in self.callbacks]
-        if any(stops):
+        if self.processes.any(any(stops)):
             return "callback"
-        return "time" if time.perf_counter() >= self.deadline else None
+        if self.deadline == math.inf:
+            return None
+        return "time" if self.processes.first(time.perf_counter() >= self.deadline) else None
 
     # What a checkpoint holds
 

@@ -20,6 +20,7 @@ from portable_bp.backend import Backend, EagerRunner, Runner
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.training.data import Chunk, DataSource
 from portable_bp.training.policy import EpochResult, Policy
+from portable_bp.training.shares import Shares
 
 SNAPSHOT_SECONDS, SNAPSHOT_ROWS = 0.5, 2**22
 """How much training a snapshot of the state may be behind: what an interruption can cost."""
@@ -56,7 +57,7 @@ class Recorder(Protocol):
 class NoRecorder:
     """Nobody looks."""
 
-    limit = UNLIMITED
+    limit: int = UNLIMITED
 
     def watch(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -101,6 +102,9 @@ class ReplayedStep(NamedTuple):
     epoch: int
     in_epoch: int
     chunk: Chunk
+    """Of this process's rows."""
+    batch: Chunk
+    """Of all of them."""
     inputs: tuple[HostArray, ...]
     rate: float
 
@@ -120,6 +124,8 @@ class Trainer:
         Whole epochs done; steps done of the one after them; steps done in all.
     stopped : str or None
         Why the run has ended; None while it goes on.
+    shares : Shares or None
+        Which rows of each batch are this process's; None for all.
     """
 
     backend: Backend
@@ -132,6 +138,7 @@ class Trainer:
     policy: Policy
     compile: bool = True
     steps: int = 0
+    shares: Shares | None = None
     recorder: Recorder = field(default_factory=NoRecorder)
 
     epoch: int = field(default=0, init=False)
@@ -167,7 +174,10 @@ class Trainer:
             self.snapshot()
             self.recorder.run_ended(self)
         except KeyboardInterrupt:
-            self.stopped = "interrupted"
+            if self._alone:
+                self.stopped = "interrupted"
+            else:
+                raise  # the others go on with their step: only an end of all of them is an end
             if not self._in_a_step:  # in the middle of one only the last snapshot is whole
                 with suppress(NotFiniteError):
                     self.snapshot()
@@ -209,10 +219,19 @@ class Trainer:
             raise NotFiniteError
         self.recorder.epoch_ended(self)
 
+    @property
+    def _alone(self) -> bool:
+        return self.shares is None or self.shares.processes.size == 1
+
     def _snapshot_is_old(self) -> bool:
         age = time.perf_counter() - self._snapshot.taken
         rows = (self.steps - self._snapshot.steps) * self.batch_size
-        return age > SNAPSHOT_SECONDS or rows > SNAPSHOT_ROWS
+        # From a snapshot a run that diverged is replayed, by all processes: no clock decides.
+        return rows > SNAPSHOT_ROWS or (self._alone and age > SNAPSHOT_SECONDS)
+
+    def _own(self, order: HostArray) -> HostArray:
+        """The rows of this process in these batches."""
+        return order if self.shares is None else self.shares.rows(order)
 
     def _run(self, turn: Turn) -> None:
         """The steps of a turn that are not done yet."""
@@ -220,7 +239,7 @@ class Trainer:
             step = max(0, self.in_epoch - first)
             while step < len(rows):
                 stop = step + min(len(rows) - step, self.recorder.until_due(self.steps))
-                for chunk in self.data.chunks(rows[step:stop], self.recorder.limit):
+                for chunk in self.data.chunks(self._own(rows[step:stop]), self.recorder.limit):
                     at = slice(first + step, first + step + chunk.steps)
                     inputs = tuple(t[at] for t in turn.inputs)
                     self._in_a_step = True  # until it is counted: what is saved agrees with it
@@ -250,12 +269,14 @@ class Trainer:
     def _step_inputs(
         self, first: int, rates: HostArray, orders: Sequence[HostArray]
     ) -> tuple[HostArray, ...]:
-        """For each step of a turn: its number, the optimiser's coefficients, that of the penalty."""
+        """For each step of a turn: its number, and what its plan asks for."""
         numbers = np.arange(first, first + len(rates))
         coefficients = list(self.optimizer.coefficients(numbers + 1, rates))
         penalties = self.policy.penalties(orders)
         if penalties is not None:
             coefficients.append(penalties)
+        if self.shares is not None:
+            coefficients += self.shares.columns(orders)
         columns = (
             np.broadcast_to(np.asarray(c, dtype=self.dtype), numbers.shape) for c in coefficients
         )
@@ -307,8 +328,11 @@ class Trainer:
                 epoch, in_epoch = divmod(i, self.per_epoch)
                 start = in_epoch * self.batch_size
                 rows = turn.orders[epoch][start : start + self.batch_size]
-                (chunk,) = self.data.chunks(rows[None, :], 1)
+                (batch,) = self.data.chunks(rows[None, :], 1)
+                chunk = batch
+                if self.shares is not None:
+                    (chunk,) = self.data.chunks(self._own(rows[None, :]), 1)
                 inputs = tuple(t[i : i + 1] for t in turn.inputs)
                 yield ReplayedStep(
-                    turn.epoch + epoch, in_epoch, chunk, inputs, float(turn.rates[i])
+                    turn.epoch + epoch, in_epoch, chunk, batch, inputs, float(turn.rates[i])
                 )

@@ -14,6 +14,7 @@ from portable_bp._cache import Recent
 from portable_bp._tree import leaves, map_leaves
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
 from portable_bp.backend import Backend
+from portable_bp.processes import muted
 from portable_bp_backends._runs import CannotReplayError, ReplayRunner
 from portable_bp_backends.numpy_plan.memory import State
 from portable_bp_backends.numpy_plan.options import PlanOptions
@@ -154,7 +155,10 @@ class PlanRunner(ReplayRunner):
         if plan is None:
             step_inputs = tuple(t[0, ...] for t in table)
             try:
-                graph = trace_step(self._backend.xp, self._step, self._state, batch, step_inputs)
+                with muted():
+                    graph = trace_step(
+                        self._backend.xp, self._step, self._state, batch, step_inputs
+                    )
                 plan = Plan(graph, self._memory, self._options)
             except (CannotReplayError, StateError, MemoryError):
                 raise

@@ -33,6 +33,7 @@ _OF_SHAPE = ("zeros_like", "ones_like", "full_like", "empty_like")
 _FIXED_SHAPE = {
     "T", "mT", "matmul", "sum", "max", "min", "mean", "argmax", "reshape", "astype", "asarray",
     "concat", "stack", "expand_dims", "permute_dims", "broadcast_to", "squeeze", "take",
+    "sum_over_processes",
 }  # fmt: skip
 """Functions whose result has a shape that never depends on numbers: the others are tried out."""
 
