@@ -1,11 +1,13 @@
-"""Element-wise functions: named pieces of a formula that an adapter may run as one native kernel."""
+"""The doors for native kernels: element-wise pieces of a formula, and parts of several pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
+
+from portable_bp._typing import Array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,3 +43,31 @@ def elementwise(formula: F) -> F:
         return formula(*arrays, xp=xp) if kernel is None else kernel(*arrays)
 
     return cast(F, call)
+
+
+def replaceable(formula: F) -> F:
+    """Mark ``formula(*arguments, xp=xp)`` as a part of the equations that an adapter may have whole.
+
+    The namespace may carry ``portable_bp_part(formula)``, which answers with a function of the same
+    arguments (without ``xp``), or None. That function may answer ``NotImplemented`` for arguments that
+    it does not take; what it computes is what is written here, to rounding.
+    """
+
+    @wraps(formula)
+    def call(*arguments: Any, xp: Any) -> Any:
+        native = getattr(xp, "portable_bp_part", None)
+        whole = native(formula) if native is not None else None
+        result = NotImplemented if whole is None else whole(*arguments)
+        return formula(*arguments, xp=xp) if result is NotImplemented else result
+
+    return cast(F, call)
+
+
+@replaceable
+def each_tensor(f: Callable[..., Any], *tensors: Sequence[Array], xp: Any) -> list[Any]:
+    """``f`` of the first of each, of the second of each, ...: its results are tuples of arrays.
+
+    ``f`` is element-wise. For the tensors of one network it does not look at their shapes: an adapter
+    that keeps them side by side may call it once for all of them.
+    """
+    return [f(*same) for same in zip(*tensors, strict=True)]

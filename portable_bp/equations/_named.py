@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 from portable_bp._scalars import shown
@@ -58,12 +59,17 @@ class ByName:
     def _table(cls) -> Mapping[str, Callable[..., Any]]:
         raise NotImplementedError
 
+    @cached_property
+    def builtin(self) -> bool:
+        """Whether it is what the table makes of its name: its functions keep our rules."""
+        return is_builtin(self, self._table())  # type: ignore[arg-type]
+
     @classmethod
     def _make(cls, description: Mapping[str, Any]) -> Any:
         return make(cls._table(), description)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if is_builtin(self, self._table()):  # type: ignore[arg-type]
+        if self.builtin:
             return self._make, (describe(self),)  # type: ignore[arg-type]
         return super().__reduce_ex__(protocol)
 

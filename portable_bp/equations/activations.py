@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from portable_bp._names import canonical, unknown
 from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace
-from portable_bp.equations._elementwise import Bound, elementwise
+from portable_bp.equations._elementwise import Bound, elementwise, replaceable
 from portable_bp.equations._named import ByName
 from portable_bp.equations._named import describe as describe
 from portable_bp.equations.special import erfc
@@ -71,8 +71,16 @@ class Activation(ByName):
         """``dE/dz`` from ``g = dE/da``: ``g * f'(z)``, or the Jacobian product."""
         if self.pullback is not None:
             return self.pullback(g, z, a, xp)
-        assert self.df is not None
-        return g * self.df(z, a, xp)
+        return scaled_by_derivative(g, z, a, self, xp=xp)
+
+
+@replaceable
+def scaled_by_derivative(
+    g: Array, z: Array, a: Array, activation: Activation, *, xp: Namespace
+) -> Array:
+    """``g * f'(z)``."""
+    assert activation.df is not None
+    return g * activation.df(z, a, xp)
 
 
 def identity(z: Array, xp: Namespace) -> Array:

@@ -19,7 +19,8 @@ from portable_bp._names import canonical, unknown
 from portable_bp._scalars import real, shown
 from portable_bp._typing import Array, Namespace
 from portable_bp.equations import activations
-from portable_bp.equations._elementwise import Bound, elementwise
+from portable_bp.equations._axes import OF_MATRIX
+from portable_bp.equations._elementwise import Bound, elementwise, replaceable
 from portable_bp.equations._named import ByName
 from portable_bp.equations._named import describe as describe
 from portable_bp.equations.activations import Activation
@@ -109,6 +110,11 @@ def general_delta(
     return activation.vjp(loss.gradient(o, y, xp), z, o, xp)
 
 
+@elementwise
+def _shared_residual(o: Array, y: Array, share: Array | float, xp: Namespace) -> Array:
+    return (o - y) * share
+
+
 def canonical_delta(o: Array, y: Array) -> Array:
     """``dl/dz = o - y``: identity with squared error, sigmoid with log loss, softmax with
     cross-entropy, exp with Poisson deviance."""
@@ -122,6 +128,37 @@ def output_delta(
     if loss.matches(activation):
         return canonical_delta(o, y)
     return general_delta(loss, activation, z, o, y, xp)
+
+
+def shared_delta(
+    loss: Loss,
+    activation: Activation,
+    z: Array,
+    o: Array,
+    y: Array,
+    share: Array | float,
+    xp: Namespace,
+) -> Array:
+    """``s dl/dz``: the output delta times the share of each example."""
+    if loss.matches(activation):
+        return _shared_residual(o, y, share, xp)
+    return general_delta(loss, activation, z, o, y, xp) * share
+
+
+@replaceable
+def shared_loss(
+    loss: Loss,
+    activation: Activation,
+    z: Array,
+    o: Array,
+    y: Array,
+    share: Array | float,
+    *,
+    xp: Namespace,
+) -> Array:
+    """``sum_i s_i sum_j l_ij``: one number for each network."""
+    l = elementwise_loss(loss, activation, z, o, y, xp)
+    return xp.sum(l * share, axis=OF_MATRIX, dtype=l.dtype)
 
 
 def one_hot(labels: Array, classes: Array, dtype: Any, *, xp: Namespace) -> Array:

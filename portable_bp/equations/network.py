@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from portable_bp._typing import Array, Namespace, Params
 from portable_bp.equations import losses, regularizers
-from portable_bp.equations._axes import OF_MATRIX
+from portable_bp.equations._elementwise import each_tensor, replaceable
 from portable_bp.equations.activations import Activation
-from portable_bp.equations.affine import affine, affine_gradients, affine_inputs
+from portable_bp.equations.affine import affine, affine_inputs, all_affine_gradients
 from portable_bp.equations.losses import Loss
 from portable_bp.equations.regularizers import Coefficient
 
@@ -51,6 +52,15 @@ class Cache(NamedTuple):
     """``f^l(z^l)``, before any mask."""
 
 
+@replaceable
+def layer(
+    a: Array, W: Array, b: Array, activation: Activation, *, xp: Namespace
+) -> tuple[Array, Array]:
+    """``z = a W + b`` and ``f(z)``."""
+    z = affine(a, W, b, xp=xp)
+    return z, activation.f(z, xp)
+
+
 def forward(
     params: Params,
     x: Array,
@@ -66,10 +76,9 @@ def forward(
         mask = masks[l] if masks else None
         if mask is not None:
             a = a * mask
-        z = affine(a, W, b, xp=xp)
         inputs.append(a)
+        z, a = layer(a, W, b, activation, xp=xp)
         zs.append(z)
-        a = activation.f(z, xp)
         outputs.append(a)
     return Cache(tuple(inputs), tuple(zs), tuple(outputs))
 
@@ -90,8 +99,8 @@ def mean_loss(
     eq: Equations, params: Params, cache: Cache, y: Array, share: Array | float, *, xp: Namespace
 ) -> Array:
     """E: terms summed over outputs, averaged over examples, plus the penalties: one number."""
-    l = losses.elementwise_loss(eq.loss, eq.activations[-1], cache.z[-1], cache.outputs[-1], y, xp)
-    data: Array = xp.sum(l * share, axis=OF_MATRIX, dtype=l.dtype)
+    z, o = cache.z[-1], cache.outputs[-1]
+    data = losses.shared_loss(eq.loss, eq.activations[-1], z, o, y, share, xp=xp)
     return regularizers.penalised(data, params, eq.l1, eq.l2, xp=xp)
 
 
@@ -107,7 +116,7 @@ def deltas(
 ) -> tuple[Array, ...]:
     """``delta^l`` of every layer by the delta rule; nothing is computed for the input layer."""
     z, a = cache.z, cache.outputs
-    delta = losses.output_delta(eq.loss, eq.activations[-1], z[-1], a[-1], y, xp) * share
+    delta = losses.shared_delta(eq.loss, eq.activations[-1], z[-1], a[-1], y, share, xp)
     backwards = [delta]
     for l in range(len(params) - 2, -1, -1):
         W = params[l + 1][0]
@@ -124,11 +133,18 @@ def gradients(
     eq: Equations, params: Params, cache: Cache, delta: Sequence[Array], *, xp: Namespace
 ) -> Params:
     """``(dE/dW^l, dE/db^l)`` for every layer, penalties included."""
-    grads = []
-    for (W, _), a, d in zip(params, cache.inputs, delta, strict=True):
-        dW, db = affine_gradients(a, d, xp=xp)
-        grads.append((regularizers.penalised_gradient(dW, W, eq.l1, eq.l2, xp=xp), db))
-    return tuple(grads)
+    grads = all_affine_gradients(cache.inputs, delta, xp=xp)
+    dWs, dbs = zip(*grads, strict=True)
+    if regularizers.applies(eq.l1, eq.l2):
+        add = partial(_penalised, l1=eq.l1, l2=eq.l2, xp=xp)
+        (dWs,) = zip(*each_tensor(add, dWs, [W for W, _ in params], xp=xp), strict=True)
+    return tuple(zip(dWs, dbs, strict=True))
+
+
+def _penalised(
+    dW: Array, W: Array, *, l1: Coefficient, l2: Coefficient, xp: Namespace
+) -> tuple[Array]:
+    return (regularizers.penalised_gradient(dW, W, l1, l2, xp=xp),)
 
 
 def input_gradient(

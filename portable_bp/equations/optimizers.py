@@ -25,7 +25,7 @@ from portable_bp._names import canonical, unknown
 from portable_bp._scalars import check_hyperparameters, hyperparameter
 from portable_bp._typing import Array, Namespace, Params
 from portable_bp.equations._axes import per_network
-from portable_bp.equations._elementwise import elementwise
+from portable_bp.equations._elementwise import each_tensor, elementwise
 
 Slots = tuple[Array, ...]
 Coefficients = tuple[Array, ...]
@@ -221,6 +221,22 @@ class Adam(Optimizer):
         return p, (m, v)
 
 
+@elementwise
+def _adamw(
+    g: Array,
+    m: Array,
+    v: Array,
+    p: Array,
+    alpha: Array,
+    eps: Array,
+    decay: Array,
+    beta1: float,
+    beta2: float,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    return _adam(g, m, v, decay * p, alpha, eps, beta1, beta2, xp)
+
+
 @dataclass(frozen=True)
 class AdamW(Adam):
     """Adam with decoupled weight decay: first ``p <- (1 - eta weight_decay) p`` (Loshchilov and
@@ -238,7 +254,9 @@ class AdamW(Adam):
     def update(
         self, g: Array, slots: Slots, p: Array, c: Coefficients, *, xp: Namespace
     ) -> tuple[Array, Slots]:
-        return super().update(g, slots, c[2] * p, c[:2], xp=xp)
+        (m, v), (alpha, eps, decay) = slots, c
+        p, m, v = _adamw(g, m, v, p, alpha, eps, decay, self.beta1, self.beta2, xp)
+        return p, (m, v)
 
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
@@ -311,23 +329,22 @@ def apply(
 ) -> tuple[Params, tuple[Any, ...]]:
     """The update of every tensor: ``(grads, slots, params)`` to ``(params', slots')``."""
 
-    def update(g: Array, slots: Slots, p: Array) -> tuple[Array, Slots]:
+    def one(g: Array, p: Array, *s: Array) -> tuple[Array, ...]:
         rule = _meeting(optimizer, p, xp)
         of_tensor = tuple(per_network(number, p, xp=xp) for number in c)
-        return rule.update(g, slots, p, of_tensor, xp=xp)
+        p, s = rule.update(g, s, p, of_tensor, xp=xp)
+        return p, *s
 
-    new_params = []
-    new_slots: tuple[list[Any], ...] = tuple([] for _ in slots)
-    for l, (layer, layer_grads) in enumerate(zip(params, grads, strict=True)):
-        layer_slots = [s[l] for s in slots]
-        updated = [
-            update(g, tuple(s[i] for s in layer_slots), p)
-            for i, (p, g) in enumerate(zip(layer, layer_grads, strict=True))
-        ]
-        new_params.append((updated[0][0], updated[1][0]))
-        for slot, *pair in zip(new_slots, updated[0][1], updated[1][1], strict=True):
-            slot.append(tuple(pair))
-    return tuple(new_params), tuple(tuple(s) for s in new_slots)
+    trees = (grads, params, *slots)
+    tensors = [[t for layer in tree for t in layer] for tree in trees]
+    if type(optimizer) in OPTIMIZERS.values():
+        updated = each_tensor(one, *tensors, xp=xp)
+    else:  # a user's own need not be element-wise
+        updated = [one(*same) for same in zip(*tensors, strict=True)]
+    new_params, *new_slots = (
+        tuple(zip(flat[::2], flat[1::2], strict=True)) for flat in zip(*updated, strict=True)
+    )
+    return new_params, tuple(new_slots)
 
 
 def with_numbers(optimizer: Optimizer, numbers: Mapping[str, Any]) -> Optimizer:
@@ -367,12 +384,13 @@ def _clip_each(g: Array, bound: Array, xp: Namespace) -> Array:
 def clip_by_value(grads: Params, limit: Limit, *, xp: Namespace) -> Params:
     """Each entry of each gradient brought into [-limit, limit]."""
 
-    def clip(g: Array) -> Array:
+    def clip(g: Array) -> tuple[Array]:
         if isinstance(limit, int | float):
-            return _clip(g, limit, xp)
-        return _clip_each(g, per_network(limit, g, xp=xp), xp)
+            return (_clip(g, limit, xp),)
+        return (_clip_each(g, per_network(limit, g, xp=xp), xp),)
 
-    return tuple((clip(dW), clip(db)) for dW, db in grads)
+    (flat,) = zip(*each_tensor(clip, [g for layer in grads for g in layer], xp=xp), strict=True)
+    return tuple(zip(flat[::2], flat[1::2], strict=True))
 
 
 def global_norm(grads: Params, *, xp: Namespace) -> Array:

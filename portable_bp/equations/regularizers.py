@@ -19,6 +19,11 @@ def _applies(c: Coefficient) -> bool:
     return not isinstance(c, int | float) or c != 0
 
 
+def applies(l1: Coefficient, l2: Coefficient) -> bool:
+    """Whether there is a penalty at all."""
+    return _applies(l1) or _applies(l2)
+
+
 def penalised(
     loss: Array, params: Params, l1: Coefficient, l2: Coefficient, *, xp: Namespace
 ) -> Array:
