@@ -141,8 +141,9 @@ def check(where: Backend, dtype: str, mode: str, **sizes: Any) -> None:
     if mode not in equivalence.modes(where):
         pytest.skip(f"{where.spec} runs each step eagerly")
     given = {"": problem(dtype, **sizes)}
-    # Of a handful of numbers one may be a small difference of large ones by chance.
-    few = sizes["rows"] * sizes["width"] < 32
+    # Of a handful of numbers (the four deltas of one example) one may be a small difference of large
+    # ones by chance.
+    few = sizes["rows"] == 1 or sizes["rows"] * sizes["width"] < 32
     tolerance = tolerances.TRAINED if few else None
     rows = list(equivalence.network_rows(where, given, mode, tolerance=tolerance))
     assert len(rows) == 5
