@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 
 from portable_bp.backend import Backend
 from portable_bp.cli import shell
+from portable_bp.cli.kinds import print_report
 from portable_bp.datasets import Table
 from portable_bp.mlp import MLP
 from portable_bp.tabular import Prepared
@@ -23,8 +24,9 @@ def print_setup(
     p, parts = ready.preparation, ready.parts
     classes = f", {len(p.classes)} classes" if p.classes else ""
     note = f" ({table.note})" if table.note else ""
+    columns = f"{len(p.columns):,} column{'s' * (len(p.columns) > 1)} as " if p.columns else ""
     lines = (
-        f"table    {table.source}: {table.rows:,} rows, {len(p.features):,} features{note}",
+        f"table    {table.source}: {table.rows:,} rows, {columns}{len(p.features):,} features{note}",
         f"target   {p.target!r}: {p.task}{classes} ({ready.why})",
         f"split    {len(parts.train):,} training, {len(parts.validation):,} validation, "
         f"{len(parts.test):,} test",
@@ -32,6 +34,7 @@ def print_setup(
     )
     for line in lines:
         out.print(shell.printable(line))
+    print_report(out, ready.report)
     out.print(str(net.summary()))
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from portable_bp import datasets, tabular
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import choose_auto, get_backend
-from portable_bp.cli import plot, shell
+from portable_bp.cli import kinds, plot, shell
 from portable_bp.cli.report import evaluate, print_setup, print_summary
 from portable_bp.equations.activations import ACTIVATIONS
 from portable_bp.equations.optimizers import OPTIMIZERS
@@ -59,6 +59,7 @@ class Widths(click.ParamType):  # type: ignore[type-arg]  # click 8.1 to 8.3: no
 @click.option(
     "--drop", metavar="COLUMN", multiple=True, help="Leave out a column; may be repeated."
 )
+@kinds.options
 @click.option("--hidden", type=Widths(), default="128,64", help="Widths of the hidden layers; none "
               "for a linear model.")  # fmt: skip
 @click.option("--activation", type=click.Choice(sorted(ACTIVATIONS)), default="relu",
@@ -101,9 +102,9 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
     """Train a network on SOURCE and write the model to a file.
 
     SOURCE is digits; a .csv, .tsv or .jsonl file (also .gz, .zst); a .parquet, .feather, .arrow, .xlsx,
-    .npy or .npz file; - for CSV from standard input; or a database, as sqlite:///FILE. Features are
-    scaled to mean 0 and standard deviation 1 (the model keeps how), and some of the rows are held out
-    for the test.
+    .npy or .npz file; - for CSV from standard input; or a database, as sqlite:///FILE. What each column
+    is (numbers, categories, dates, ...) is inferred and printed; the model keeps what was learnt of it.
+    Some of the rows are held out for the test.
     """
     o = options
     if o["checkpoint"] is None and (o["resume"] or o["every"] is not None):
@@ -117,9 +118,7 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
         plot.check(o["picture"])
     backend, why = choose(o["backend"], context)
     table = datasets.load(source, o["header"], query=o["query"])
-    ready = tabular.prepare(
-        table, o["target"], o["task"], drop=o["drop"], test_share=o["test_share"], seed=o["seed"]
-    )
+    ready = kinds.prepared(table, o)
     net = ready.network(o["hidden"], hidden=o["activation"], dropout=o["dropout"], l2=o["l2"])
     bar = IntroducedBar(out, partial(print_setup, out, table, ready, backend, why, net))
     model = run(net, ready, o, callbacks=[bar], backend=backend)
@@ -134,6 +133,8 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
         "why": ready.why,
         "target": ready.preparation.target,
         "classes": list(ready.preparation.classes),
+        "columns": [treatment._asdict() for treatment in ready.report],
+        "left_out": ready.left_out,
         "rows": {name: len(rows) for name, rows in ready.parts._asdict().items()},
         "backend": backend.spec,
         "backend_why": why,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from portable_bp._typing import HostArray
-from portable_bp.export.program import Program, program_of
+from portable_bp.export.program import Program, RawColumn, angular, is_category, program_of
 from portable_bp.export.tape import Value
 from portable_bp.persistence import atomic
 
@@ -29,7 +29,8 @@ def to_c(model: Any, path: str | os.PathLike[str]) -> None:
     ``NAME_forward(x, out)`` computes the outputs of one row; ``NAME_predict(x)`` gives the number of
     the class (``NAME_labels`` has its label) or the quantity. Nothing is allocated: the numbers of a
     row lie on the stack, the parameters in constant arrays. The standard library's ``math.h`` is all
-    that is needed.
+    that is needed. For a model of a table whose columns were inferred, x has one number for each
+    column; the header says what it is: for a category the index of its text in ``NAME_valuesJ``.
 
     Parameters
     ----------
@@ -66,8 +67,13 @@ def _raw(program: Program) -> str:
     return _numeric(program) if program.mean is None else "double"
 
 
+def _taken(program: Program) -> int:
+    """How many numbers a row has: one for each column of a table."""
+    return len(program.columns) or program.inputs
+
+
 def _signatures(program: Program, name: str) -> dict[str, str]:
-    inputs, number = f"const {_raw(program)} x[{program.inputs}]", _numeric(program)
+    inputs, number = f"const {_raw(program)} x[{_taken(program)}]", _numeric(program)
     signatures = {"forward": f"void {name}_forward({inputs}, {number} out[{program.outputs}])"}
     if program.kind == "class" or (program.kind == "binary" and program.outputs == 1):
         signatures["predict"] = f"int {name}_predict({inputs})"
@@ -79,9 +85,11 @@ def _signatures(program: Program, name: str) -> dict[str, str]:
 def _header(program: Program, name: str) -> str:
     guard = f"{name.upper()}_H"
     features = "" if program.features is None else f"\n   inputs: {', '.join(program.features)}"
+    values = _values(program, name)
     labels = _c_labels(program)
     lines = [
         f"/* {_comment(program.network + features)}",
+        *(_comment(f"   {_meaning(column, name, j)}") for j, column in enumerate(program.columns)),
         "   Written by portable_bp. */",
         f"#ifndef {guard}",
         f"#define {guard}",
@@ -91,12 +99,13 @@ def _header(program: Program, name: str) -> str:
         "#endif",
         "",
         "enum {",
-        f"  {name.upper()}_INPUTS = {program.inputs},",
+        f"  {name.upper()}_INPUTS = {_taken(program)},",
         f"  {name.upper()}_OUTPUTS = {program.outputs}",
         "};",
         "",
         *(f"{signature};" for signature in _signatures(program, name).values()),
         *([f"extern const char *const {name}_labels[{len(labels)}];"] if labels else []),
+        *(f"extern const char *const {array}[{len(texts)}];" for array, texts in values.items()),
         "",
         "#ifdef __cplusplus",
         "}",
@@ -104,6 +113,24 @@ def _header(program: Program, name: str) -> str:
         "#endif",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _meaning(column: RawColumn, name: str, j: int) -> str:
+    """What the number of a column is, in words."""
+    what = {
+        "category": f"the index of its value in {name}_values{j}, -1 for any other",
+        "date": "seconds since 1970-01-01, UTC",
+        "boolean": "0 or 1",
+    }
+    return f"x[{j}], {column.name}: {what.get(column.kind, 'a number')}; NAN if missing"
+
+
+def _values(program: Program, name: str) -> dict[str, tuple[str, ...]]:
+    """The texts of categories, by the name of their array."""
+    columns = enumerate(program.columns)
+    return {
+        f"{name}_values{j}": column.values or ("",) for j, column in columns if is_category(column)
+    }
 
 
 def _comment(text: str) -> str:
@@ -125,14 +152,19 @@ def _quoted(text: str) -> str:
 def _source(program: Program, name: str, header: str) -> str:
     writer = _Writer(program)
     signatures, labels = _signatures(program, name), _c_labels(program)
-    texts = f"const char *const {name}_labels[{len(labels)}] = {{{', '.join(labels)}}};"
+    arrays = {f"{name}_labels": labels} if labels else {}
+    for array, values in _values(program, name).items():
+        arrays[array] = [_quoted(value) for value in values]
     lines = [
         f'#include "{header}"',
         "",
         "#include <math.h>",
         "",
         *writer.constants(),
-        *([texts, ""] if labels else []),
+        *(
+            f"const char *const {array}[{len(texts)}] = {{{', '.join(texts)}}};\n"
+            for array, texts in arrays.items()
+        ),
         signatures["forward"] + " {",
         *(f"  {line}" for line in writer.body()),
         "}",
@@ -202,6 +234,9 @@ class _Writer:
         if self.program.mean is not None:
             yield from self._table("mean", self.program.mean, "double")
             yield from self._table("scale", self.program.scale, "double")
+        for j, column in enumerate(self.program.columns):
+            if is_category(column):
+                yield from self._table(f"codes{j}", column.codes, "double")
 
     @staticmethod
     def _table(name: str, array: HostArray | None, kind: str) -> Iterator[str]:
@@ -222,15 +257,41 @@ class _Writer:
             if value.number in stored:
                 kind = "int" if value.dtype == "bool" else self.number
                 yield f"{kind} v{value.number}[{value.columns}];"
+        raw = "x"
+        if self.program.columns:
+            raw = "raw"
+            yield f"double raw[{self.program.inputs}];"
         yield "(void)j;"
+        yield from self._encoded()
         if self.program.mean is not None:
             yield f"for (k = 0; k < {self.program.inputs}; k++)"
-            yield (f"  v{self.program.tape.input.number}[k] = ({self.number})((x[k] - mean[k]) / "
+            yield (f"  v{self.program.tape.input.number}[k] = ({self.number})(({raw}[k] - mean[k]) / "
                    "scale[k]);")  # fmt: skip
         for group in self.groups:
             yield from self._group(group, stored)
         yield f"for (k = 0; k < {self.program.outputs}; k++)"
         yield f"  out[k] = {self._read(self.program.tape.output, {*()}, 'k')};"
+
+    def _encoded(self) -> Iterator[str]:
+        """The inputs that the columns of a table become."""
+        i = 0
+        for j, column in enumerate(self.program.columns):
+            if is_category(column):
+                n, width = len(column.values), len(column.features)
+                yield f"k = x[{j}] != x[{j}] ? {n} : {n + 1};"
+                yield f"if (x[{j}] >= 0 && x[{j}] < {n}) k = (int)x[{j}];"
+                yield f"for (j = 0; j < {width}; j++)"
+                yield f"  raw[{i} + j] = codes{j}[k * {width} + j];"
+            else:
+                fill = _literal(column.fill, "double")
+                yield f"raw[{i}] = x[{j}] != x[{j}] ? {fill} : x[{j}];"
+                for p, period in enumerate(column.periods):
+                    angle = _literal(angular(period), "double")
+                    yield f"raw[{i + 1 + 2 * p}] = sin(raw[{i}] * {angle});"
+                    yield f"raw[{i + 2 + 2 * p}] = cos(raw[{i}] * {angle});"
+                if column.is_marked:
+                    yield f"raw[{i + len(column.features) - 1}] = x[{j}] != x[{j}] ? 1.0 : 0.0;"
+            i += len(column.features)
 
     def _stored(self) -> set[int]:
         """The values that are read outside of the loop that computes them."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from portable_bp._typing import HostArray
-from portable_bp.export.program import Program, program_of
+from portable_bp.export.program import Program, angular, is_category, program_of
 from portable_bp.export.tape import Value
 from portable_bp.persistence import atomic
 
@@ -25,8 +25,9 @@ def to_numpy(model: Any, path: str | os.PathLike[str]) -> None:
 
     The file has ``forward(X)``, ``predict(X)`` and, for a classification loss,
     ``predict_proba(X)``; run as a program it reads rows of numbers, separated by commas, from
-    standard input and prints predictions. Its operations are those of an eager forward pass on NumPy,
-    in the same order.
+    standard input and prints predictions. For a model of a table whose columns were inferred, X is
+    rows of cells in the order of ``FEATURES``: numbers or text, None or "" where missing. Its
+    operations are those of an eager forward pass on NumPy, in the same order.
 
     Parameters
     ----------
@@ -54,6 +55,10 @@ def source(program: Program) -> str:
     }
     if program.mean is not None:
         arrays |= {"MEAN": program.mean, "SCALE": program.scale}
+    categories = {j: c for j, c in enumerate(program.columns) if is_category(c)}
+    arrays |= {f"CODES{j}": column.codes for j, column in categories.items()}
+    rows = 'np.loadtxt(sys.stdin, delimiter=",", ndmin=2)'
+    rows = "[*csv.reader(sys.stdin)]" if program.columns else rows
     lines = [
         f'"""{_comment(program.network)}',
         "",
@@ -61,6 +66,7 @@ def source(program: Program) -> str:
         '"""',
         "",
         "import base64",
+        *(["import csv"] if program.columns else []),
         "import sys",
         "",
         "import numpy as np",
@@ -75,16 +81,78 @@ def source(program: Program) -> str:
         "",
         *(line for name, array in arrays.items() for line in _literal(name, array)),
         "",
+        *(_encode(program) if program.columns else []),
         *_forward(program),
         "",
         *_predict(program),
         "",
         "",
         'if __name__ == "__main__":',
-        '    for row in predict(np.loadtxt(sys.stdin, delimiter=",", ndmin=2)).tolist():',
+        f"    for row in predict({rows}).tolist():",
         "        print(row)",
     ]
     return "\n".join(lines) + "\n"
+
+
+_READING = '''
+def _number(cell):
+    """A number; a date (2020-01-31, or a moment) in seconds since 1970; NaN if missing."""
+    if cell is None or (isinstance(cell, str) and cell.strip() in _MISSING):
+        return np.nan
+    word = cell.strip().lower() if isinstance(cell, str) else cell
+    if word in ("true", "yes", "false", "no"):
+        return float(word in ("true", "yes"))
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        moment = np.datetime64(cell, "us")
+        return np.nan if np.isnat(moment) else moment.astype(np.int64) / 1e6
+
+
+def _numbers(cells, fill, is_marked, *angles):
+    x = np.array([_number(cell) for cell in cells], dtype="float64")
+    missing = np.isnan(x)
+    x = np.where(missing, fill, x)
+    parts = [x]
+    for angle in angles:
+        parts += [np.sin(x * angle), np.cos(x * angle)]
+    return np.stack(parts + [missing.astype("float64")] * is_marked, axis=1)
+
+
+def _codes(cells, values, codes):
+    rows = {value: row for row, value in enumerate(values)}
+    texts = [cell.strip() if isinstance(cell, str) else cell for cell in cells]
+    n = len(values)
+    missing = lambda text: text is None or text in _MISSING or text != text
+    return codes[[rows.get(t, n if missing(t) else n + 1) for t in texts]]
+'''
+
+
+def _encode(program: Program) -> list[str]:
+    """The columns of a table, numbers and text, as inputs."""
+    absent = sorted({word for column in program.columns for word in column.absent})
+    lines = [
+        "",
+        f"_MISSING = {{{', '.join(map(repr, absent))}}}",
+        "",
+        *_READING.splitlines(),
+        "",
+        "",
+        "def _encoded(X):",
+        "    columns = [*zip(*X)] if len(X) else [()] * len(FEATURES)",
+        "    if len(columns) != len(FEATURES):",
+        '        raise ValueError(f"each row of X must have {len(FEATURES)} values: {FEATURES}")',
+        "    parts = [",
+    ]
+    for j, column in enumerate(program.columns):
+        if is_category(column):
+            lines.append(f"        _codes(columns[{j}], {column.values!r}, CODES{j}),")
+        else:
+            angles = "".join(f", {angular(period)!r}" for period in column.periods)
+            lines.append(
+                f"        _numbers(columns[{j}], {column.fill!r}, {column.is_marked}{angles}),"
+            )
+    return [*lines, "    ]", "    return np.concatenate(parts, axis=1)", ""]
 
 
 def _comment(text: str) -> str:
@@ -108,14 +176,19 @@ def _literal(name: str, array: HostArray | None) -> list[str]:
 
 def _forward(program: Program) -> list[str]:
     rows = f'np.asarray(X, "{program.dtype if program.mean is None else "float64"}")'
-    lines = [
-        "",
-        "def forward(X):",
-        '    """The outputs of the network for rows X, shape (n, outputs)."""',
-        f"    x = {rows}",
-        f"    if x.ndim != 2 or x.shape[1] != {program.inputs}:",
-        f'        raise ValueError(f"X must have the shape (n, {program.inputs}), got {{x.shape}}")',
-    ]
+    lines = ["", "def forward(X):"]
+    if program.columns:
+        lines += [
+            '    """The outputs of the network for rows X of values of FEATURES, shape (n, outputs)."""',
+            "    x = _encoded(X)",
+        ]
+    else:
+        lines += [
+            '    """The outputs of the network for rows X, shape (n, outputs)."""',
+            f"    x = {rows}",
+            f"    if x.ndim != 2 or x.shape[1] != {program.inputs}:",
+            f'        raise ValueError(f"X must have the shape (n, {program.inputs}), got {{x.shape}}")',
+        ]
     if program.mean is not None:
         lines.append(f'    x = ((x - MEAN) / SCALE).astype("{program.dtype}")')
     for value in program.tape.values():

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from portable_bp._typing import HostArray
-from portable_bp.export.program import Program, program_of
+from portable_bp.export.program import (
+    Program,
+    RawCategory,
+    RawNumber,
+    angular,
+    is_category,
+    program_of,
+)
 from portable_bp.export.tape import Value
 from portable_bp.persistence import atomic
 
@@ -19,6 +26,11 @@ OPSET = 18
 """The version of ONNX's operators that is written: ONNX Runtime 1.14 and newer read it."""
 
 _IR_VERSION = 8
+
+_ML = "ai.onnx.ml"
+"""The operators beside the usual ones: text is looked up with one of them."""
+
+_TAKEN = frozenset({"label", "probabilities", "prediction"})
 
 _OPERATORS = {
     "add": "Add", "subtract": "Sub", "multiply": "Mul", "divide": "Div", "maximum": "Max",
@@ -34,8 +46,11 @@ def to_onnx(model: Any, path: str | os.PathLike[str]) -> None:
 
     The input ``X`` has the shape (n, inputs): the model's dtype, or float64 for a model of a table,
     whose columns are taken as they stand in the table and in the order of the file's property
-    ``features``. Outputs: ``label`` and ``probabilities`` for a classification loss, else
-    ``prediction``. The operators are of opset :data:`OPSET`.
+    ``features``. Where one of the columns is text, each column is an input of its own of the shape
+    (n, 1) and by its own name: strings for categories ("" is missing), float64 for the rest. There a
+    date is its seconds since 1970 and a truth value 0 or 1; NaN is missing. Outputs: ``label`` and
+    ``probabilities`` for a classification loss, else ``prediction``. The operators are of opset
+    :data:`OPSET`.
 
     Parameters
     ----------
@@ -68,9 +83,12 @@ def onnx_model(program: Program) -> onnx.ModelProto:
     graph.build()
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
-            graph.nodes, "portable_bp", [graph.input], graph.outputs, graph.constants
+            graph.nodes, "portable_bp", graph.inputs, graph.outputs, graph.constants
         ),
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        opset_imports=[
+            onnx.helper.make_opsetid("", OPSET),
+            *([onnx.helper.make_opsetid(_ML, 2)] if program.has_text else []),
+        ],
         producer_name="portable_bp",
         ir_version=_IR_VERSION,
     )
@@ -94,8 +112,7 @@ class _Graph:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.outputs: list[Any] = []
-        raw = program.dtype if program.mean is None else "float64"
-        self.input = self._described("X", raw, program.inputs)
+        self.inputs: list[Any] = []
         self._names: dict[bytes, str] = {}
 
     def build(self) -> None:
@@ -117,7 +134,7 @@ class _Graph:
     def _node(
         self, operator: str, *operands: str, result: str | None = None, **attributes: Any
     ) -> str:
-        name = result or f"v{len(self.nodes)}"
+        name = result or f"/v{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(operator, operands, [name], **attributes))
         return name
 
@@ -126,7 +143,7 @@ class _Graph:
         numbers = repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
         key = f"{array.dtype}{array.shape}".encode() + numbers
         if key not in self._names:
-            self._names[key] = name = f"c{len(self._names)}"
+            self._names[key] = name = f"/c{len(self._names)}"
             self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return self._names[key]
 
@@ -138,11 +155,60 @@ class _Graph:
 
     def _prepared(self) -> str:
         program = self.program
+        if program.columns:
+            raw = self._encoded()
+        else:
+            dtype = program.dtype if program.mean is None else "float64"
+            raw = self._input("X", dtype, program.inputs)
         if program.mean is None:
-            return "X"
-        centred = self._node("Sub", "X", self._constant(program.mean, "float64"))
+            return raw
+        centred = self._node("Sub", raw, self._constant(program.mean, "float64"))
         scaled = self._node("Div", centred, self._constant(program.scale, "float64"))
         return scaled if program.dtype == "float64" else self._cast(scaled, program.dtype)
+
+    def _input(self, name: str, dtype: str, columns: int) -> str:
+        self.inputs.append(self._described(name, dtype, columns))
+        return name
+
+    def _encoded(self) -> str:
+        """The raw columns as inputs of the network."""
+        columns = self.program.columns
+        parts: list[str] = []
+        if not self.program.has_text:
+            X = self._input("X", "float64", len(columns))
+            for j, column in enumerate(columns):
+                place = self._constant([j], "int64")
+                parts += self._number_column(column, self._node("Gather", X, place, axis=1))
+        else:
+            for column in columns:
+                dtype = "text" if is_category(column) else "float64"
+                taken = column.name in _TAKEN or column.name.startswith("/")
+                name = f"{column.name} (column)" if taken else column.name
+                x = self._input(name, dtype, 1)
+                if is_category(column):
+                    parts.append(self._category_column(column, x))
+                else:
+                    parts += self._number_column(column, x)
+        return self._node("Concat", *parts, axis=1)
+
+    def _number_column(self, column: RawNumber, x: str) -> list[str]:
+        missing = self._node("IsNaN", x)
+        filled = self._node("Where", missing, self._constant(column.fill, "float64"), x)
+        parts = [filled]
+        for period in column.periods:
+            angle = self._node("Mul", filled, self._constant(angular(period), "float64"))
+            parts += [self._node("Sin", angle), self._node("Cos", angle)]
+        return [*parts, *([self._cast(missing, "float64")] if column.is_marked else [])]
+
+    def _category_column(self, column: RawCategory, x: str) -> str:
+        """Text is looked up, and its number takes a row of the codes."""
+        n = len(column.values)
+        row = self._node(
+            "LabelEncoder", x, domain=_ML, keys_strings=[*column.values, *column.absent],
+            values_int64s=[*range(n), *[n] * len(column.absent)], default_int64=n + 1,
+        )  # fmt: skip
+        flat = self._node("Squeeze", row, self._constant([1], "int64"))
+        return self._node("Gather", self._constant(column.codes, "float64"), flat)
 
     def _value(self, value: Value, operands: list[str]) -> str:
         operation = value.operation

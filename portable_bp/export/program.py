@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 import numpy as np
 
@@ -27,8 +28,44 @@ class Trained(Protocol):
     feature_names: tuple[str, ...] | None
 
 
+class RawColumn(Protocol):
+    """What is asked of a column of a table, whatever it holds."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def features(self) -> tuple[str, ...]: ...
+    @property
+    def absent(self) -> tuple[str, ...]: ...
+
+
+class RawNumber(RawColumn, Protocol):
+    """What is asked of a column of numbers, truth values (0 and 1) or dates (seconds since 1970)."""
+
+    @property
+    def fill(self) -> float: ...
+    @property
+    def is_marked(self) -> bool: ...
+    @property
+    def periods(self) -> tuple[float, ...]: ...
+
+
+class RawCategory(RawColumn, Protocol):
+    """What is asked of a column of text: rows of ``codes`` for values, a missing one, any other."""
+
+    @property
+    def values(self) -> tuple[str, ...]: ...
+    @property
+    def codes(self) -> HostArray: ...
+
+
 class Columns(Protocol):
     """What is asked of the preparation of a table."""
+
+    @property
+    def columns(self) -> tuple[Any, ...]: ...
 
     @property
     def features(self) -> tuple[str, ...]: ...
@@ -66,9 +103,11 @@ class Program:
     shift, unit : float
         An output o stands for the quantity ``o unit + shift``.
     features : tuple of str or None
-        The names of the inputs.
+        The names of what is taken: of the inputs, or of the columns.
     target : str or None
         The name of what is predicted.
+    columns : tuple of RawNumber and RawCategory
+        How raw columns become the inputs x that mean and scale are for; empty where they are these.
     """
 
     tape: Tape
@@ -81,6 +120,12 @@ class Program:
     unit: float = 1.0
     features: tuple[str, ...] | None = None
     target: str | None = None
+    columns: tuple[Any, ...] = ()
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a raw column is text."""
+        return any(is_category(column) for column in self.columns)
 
     @property
     def inputs(self) -> int:
@@ -139,8 +184,20 @@ def program_of(model: Any) -> Program:
     kind = kinds.get(net.loss.target, "value")
     if columns is None:
         return Program(tape, repr(net), kind, trained.classes, features=trained.feature_names)
+    raw = columns.columns
+    features = tuple(column.name for column in raw) if raw else columns.features
     return Program(
         tape, repr(net), kind, np.asarray(columns.classes) if columns.classes else None,
-        columns.mean, columns.scale, columns.target_mean, columns.target_scale, columns.features,
-        columns.target,
+        columns.mean, columns.scale, columns.target_mean, columns.target_scale, features,
+        columns.target, raw,
     )  # fmt: skip
+
+
+def is_category(column: RawColumn) -> TypeGuard[RawCategory]:
+    """Whether a column holds text; otherwise it is a :class:`RawNumber`."""
+    return column.kind == "category"
+
+
+def angular(period: float) -> float:
+    """What a number is multiplied by so that a period becomes a full turn."""
+    return 2 * math.pi / period

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -98,6 +98,39 @@ def label(place: str, value: Any) -> None:
         number()(place, value)
 
 
+NOTATIONS = ("point", "comma", "day first", "month first", "")
+"""How the text of a column of numbers or dates may be written."""
+
+_COLUMNS = {
+    "category": record(
+        {
+            "name": text,
+            "kind": choice("category"),
+            "values": listing(text),
+            "features": listing(text, minimum=1),
+        }
+    )
+} | {
+    kind: record(
+        {
+            "name": text,
+            "kind": choice(kind),
+            "notation": choice(*NOTATIONS),
+            "fill": number(),
+            "is_marked": choice(False, True),
+            "periods": listing(number(1e-6)),
+        }
+    )
+    for kind in ("number", "boolean", "date")
+}
+
+
+def column(place: str, value: Any) -> None:
+    """What was learnt of one column of a table."""
+    mapping(anything, kind=choice(*_COLUMNS))(place, value)
+    _COLUMNS[value["kind"]](place, value)
+
+
 TABULAR = record(
     {
         "kind": choice("tabular"),
@@ -106,7 +139,8 @@ TABULAR = record(
         "target": text,
         "task": choice("classification", "regression"),
         "classes": listing(label),
-    }
+    },
+    {"columns": listing(column, minimum=1)},
 )
 
 ESTIMATOR = record(
@@ -304,9 +338,11 @@ def _preparation_arrays(arrays: Mapping[str, HostArray], metadata: Mapping[str, 
     for name in ("classes", "feature_names"):
         if name in metadata["model"]:
             raise ValueError(f"the network of a table has no {name} of its own")
-    columns = [*features, metadata["target"]]
+    learnt = metadata.get("columns", [])
+    columns = [*(entry["name"] for entry in learnt), metadata["target"]]
+    columns = columns if learnt else [*features, *columns]
     if len(set(columns)) < len(columns):
-        raise ValueError("features and target: a column comes twice")
+        raise ValueError("columns and target: a column comes twice")
     if len({(type(c), c) for c in classes}) < len(classes):
         raise ValueError("classes: a class comes twice")
     if (metadata["task"] == "classification") != (len(classes) > 1):
@@ -322,12 +358,32 @@ def _preparation_arrays(arrays: Mapping[str, HostArray], metadata: Mapping[str, 
         if name in arrays and not (arrays[name] > 0).all():
             raise ValueError(f"array {name!r} has a scale that is not positive")
     columns_shape, one = (len(features),), ()
-    return {
+    return _columns_arrays(learnt, features) | {
         "feature_mean": (columns_shape, "float64"),
         "feature_scale": (columns_shape, "float64"),
         "target_mean": (one, "float64"),
         "target_scale": (one, "float64"),
     }
+
+
+def _columns_arrays(columns: Sequence[Mapping[str, Any]], features: Sequence[str]) -> Layout:
+    """The tables of categories; what is wrong between columns and inputs."""
+    needed: Layout = {}
+    inputs = 0
+    for i, entry in enumerate(columns):
+        if entry["kind"] == "category":
+            values, width = entry["values"], len(entry["features"])
+            if len(set(values)) < len(values):
+                raise ValueError(f"columns[{i}]: a value comes twice")
+            needed[f"codes{i}"] = ((len(values) + 2, width), "float64")
+        else:
+            width = 1 + 2 * len(entry["periods"]) + entry["is_marked"]
+        inputs += width
+    if columns and inputs != len(features):
+        raise ValueError(
+            f"the columns have {inputs} inputs, and {len(features)} features are named"
+        )
+    return needed
 
 
 def _check_checkpoint(arrays: Mapping[str, HostArray], metadata: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import resolve
 from portable_bp.persistence import documents
+from portable_bp.tables import columns
 from portable_bp.tables.prepare import Label, Preparation
 from portable_bp.tables.table import Table
 from portable_bp.training.model import Model, pack_model, unpack_model
@@ -21,25 +22,25 @@ from portable_bp.training.model import Model, pack_model, unpack_model
 class TabularModel:
     """A trained network with the preparation of its table: takes tables, gives labels or quantities.
 
-    Parameters
-    ----------
-    preparation : Preparation
-        How a table becomes numbers.
-    model : Model
-        The trained network.
+        Parameters
+        ----------
+        preparation : Preparation
+            How a table becomes numbers.
+        model : Model
+            The trained network.
 
-    Examples
-    --------
-    >>> import numpy as np, portable_bp
+        Examples
+        --------
+        >>> import numpy as np, portable_bp
     >>> from portable_bp.tables.prepare import prepare
-    >>> x = np.linspace(-1, 1, 60)
-    >>> kinds = np.where(x > 0, "plus", "minus").astype(object)
-    >>> ready = prepare(Table("signs", {"x": x, "sign": kinds}), "sign")
-    >>> net = ready.network([8])
-    >>> fitted = portable_bp.fit(net, *ready.part(ready.parts.train), epochs=50, learning_rate=0.1)
-    >>> model = TabularModel(ready.preparation, fitted)
-    >>> model.predict(Table("two", {"x": np.asarray([-0.7, 0.7])}))
-    ['minus', 'plus']
+        >>> x = np.linspace(-1, 1, 60)
+        >>> kinds = np.where(x > 0, "plus", "minus").astype(object)
+        >>> ready = prepare(Table("signs", {"x": x, "sign": kinds}), "sign")
+        >>> net = ready.network([8])
+        >>> fitted = portable_bp.fit(net, *ready.part(ready.parts.train), epochs=50, learning_rate=0.1)
+        >>> model = TabularModel(ready.preparation, fitted)
+        >>> model.predict(Table("two", {"x": np.asarray([-0.7, 0.7])}))
+        ['minus', 'plus']
     """
 
     preparation: Preparation
@@ -128,6 +129,9 @@ class TabularModel:
             "task": p.task,
             "classes": list(p.classes),
         }
+        if p.columns:
+            metadata["columns"], codes = columns.to_data(p.columns)
+            arrays |= codes
         documents.write(path, arrays, metadata)
 
 
@@ -164,5 +168,6 @@ def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> 
         tuple(metadata["classes"]),
         float(arrays["target_mean"]),
         float(arrays["target_scale"]),
+        columns.from_data(metadata.get("columns", []), arrays),
     )
     return TabularModel(preparation, unpack_model(path, arrays, metadata["model"], resolved))

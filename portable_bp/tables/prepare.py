@@ -8,11 +8,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from portable_bp import rng
 from portable_bp._typing import HostArray
 from portable_bp.mlp import MLP
 from portable_bp.tables.cells import NUMBER, advice, amount
+from portable_bp.tables.columns import Column, encode
+from portable_bp.tables.split import Parts, split_rows
 from portable_bp.tables.table import DataError, Table, plain_name, shown
+from portable_bp.tables.units import moments, rounding_of
 
 Task: TypeAlias = Literal["classification", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -21,9 +23,6 @@ Label: TypeAlias = "str | int | float | bool"
 
 FEW = 20
 """Integers of at most this many values, five rows each, are taken for classes."""
-
-VALIDATION_SHARE = 0.1
-"""The share of the training rows that is held out for validation."""
 
 NUMBERS_SHARE = 0.05
 """Text is taken for a quantity with errors in it when at least this share of its cells are numbers."""
@@ -77,7 +76,8 @@ class Preparation:
     Parameters
     ----------
     features : tuple of str
-        The columns that are learnt from, in order.
+        The inputs of the network, in order: the columns that are learnt from, or what ``columns``
+        make of them.
     mean, scale : array of shape (features,)
         A feature x enters the network as ``(x - mean) / scale``; scale is 1 for a constant one.
     target : str
@@ -88,6 +88,8 @@ class Preparation:
         The labels, one for each output; empty for a quantity.
     target_mean, target_scale : float
         An output o of the network stands for the quantity ``o target_scale + target_mean``.
+    columns : tuple of Column
+        How the columns of a table become the inputs; empty where each column is one of them.
     """
 
     features: tuple[str, ...]
@@ -98,6 +100,7 @@ class Preparation:
     classes: tuple[Label, ...] = ()
     target_mean: float = 0.0
     target_scale: float = 1.0
+    columns: tuple[Column, ...] = ()
 
     def inputs(self, table: Table) -> HostArray:
         """What the network gets for each row.
@@ -117,10 +120,32 @@ class Preparation:
         DataError
             When a column is missing, or holds anything but finite numbers.
         """
-        x = table.numbers(self.features)
+        return self.scaled(
+            encode(self.columns, table) if self.columns else table.numbers(self.features), table
+        )
+
+    def scaled(self, x: HostArray, table: Table) -> HostArray:
+        """The inputs in their units, around 0.
+
+        Parameters
+        ----------
+        x : array of shape (n, features)
+            The inputs of the rows of a table.
+        table : Table
+            The rows.
+
+        Returns
+        -------
+        array of shape (n, features)
+            Numbers around 0.
+
+        Raises
+        ------
+        DataError
+            A number is beyond those that networks compute with.
+        """
         with np.errstate(over="ignore"):
-            x -= self.mean
-            x /= self.scale
+            x = (x - self.mean) / self.scale
         far = ~(np.abs(x) <= np.finfo(np.float32).max)  # of no dtype that networks have
         if far.any():
             row, column = (int(i) for i in np.argwhere(far)[0])
@@ -163,12 +188,26 @@ class Preparation:
         return values
 
 
-class Parts(NamedTuple):
-    """The rows to train on, to validate with during the training, and to test on."""
+class Treatment(NamedTuple):
+    """What was done with a column.
 
-    train: HostArray
-    validation: HostArray
-    test: HostArray
+    Parameters
+    ----------
+    name : str
+        The column.
+    kind : str
+        What it is: ``"target"``, ``"number"``, ``"category"``, ``"date"``, ``"boolean"``, or why it is
+        left out: ``"constant"``, ``"identifier"``, ``"text"``, ``"unusable"``, ``"drop"``.
+    missing : float
+        The share of the rows without a value.
+    done : str
+        In words.
+    """
+
+    name: str
+    kind: str
+    missing: float
+    done: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +226,10 @@ class Prepared:
         Which rows are for what.
     why : str
         Why the task is what it is.
+    report : tuple of Treatment
+        What was done with each column, where that was inferred.
+    left_out : int
+        How many rows had no target.
     """
 
     preparation: Preparation
@@ -194,6 +237,8 @@ class Prepared:
     y: HostArray
     parts: Parts
     why: str
+    report: tuple[Treatment, ...] = ()
+    left_out: int = 0
 
     def part(self, rows: HostArray) -> tuple[HostArray, HostArray]:
         """Inputs and targets of some rows.
@@ -282,38 +327,45 @@ def prepare(
     target = target or table.default_target
     if target is None:
         raise DataError(f"{table.source}: name the column to learn (target)")
-    if task is not None and task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(map(repr, TASKS))}, not {task!r}")
+    check_task(task)
     target = plain_name(target)
     values = table.column(target)
     left_out = {drop} if isinstance(drop, str) else {*drop}
-    features = _features(table, target, {*map(plain_name, left_out)})
+    features = features_of(table, target, {*map(plain_name, left_out)})
     chosen, why = task, "as asked"
     if chosen is None:
-        _check_not_spoilt(table, target, values)
+        check_not_spoilt(table, target, values)
         chosen, why = infer_task(values)
     classes: tuple[Label, ...] = ()
     if chosen == "classification":
-        classes, y = _encode(table, target, values)
+        classes, y = encode_labels(table, target, values)
     else:
         y = table.numbers([target])[:, 0]
-    parts = _split(table.source, y if classes else np.zeros(len(y), np.int64), test_share, seed)
+    parts = split_rows(table.source, y if classes else np.zeros(len(y), np.int64), test_share, seed)
     X = table.numbers(features)
-    rounding = np.asarray([_rounding(table.columns[name]) for name in features])
+    rounding = np.asarray([rounding_of(table.columns[name]) for name in features])
     axis = None if table.same_unit else 0
-    mean, scale = _moments(X[parts.train], axis, rounding.max() if table.same_unit else rounding)
+    mean, scale = moments(X[parts.train], axis, rounding.max() if table.same_unit else rounding)
     mean, scale = (np.broadcast_to(m, X.shape[1:]).copy() for m in (mean, scale))
     shift, unit = 0.0, 1.0
     if not classes:
-        m, s = _moments(y[parts.train], None, _rounding(table.columns[target]))
-        shift, unit = float(m), float(s)
-        y = _standardised(table, target, y, shift, unit)
+        shift, unit, y = standardised_target(table, target, y, parts)
     preparation = Preparation(features, mean, scale, target, chosen, classes, shift, unit)
     return Prepared(preparation, preparation.inputs(table), y, parts, why)
 
 
-def _standardised(table: Table, target: str, y: HostArray, shift: float, unit: float) -> HostArray:
-    """A quantity around 0."""
+def check_task(task: Task | None) -> None:
+    """Raise unless it is a task, or None."""
+    if task is not None and task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(map(repr, TASKS))}, not {task!r}")
+
+
+def standardised_target(
+    table: Table, target: str, y: HostArray, parts: Parts
+) -> tuple[float, float, HostArray]:
+    """Mean and deviation of a quantity in the training rows, and the quantity around 0."""
+    mean, scale = moments(y[parts.train], None, rounding_of(table.columns[target]))
+    shift, unit = float(mean), float(scale)
     with np.errstate(over="ignore"):
         y = (y - shift) / unit
     if not np.isfinite(y).all():
@@ -322,10 +374,10 @@ def _standardised(table: Table, target: str, y: HostArray, shift: float, unit: f
             f"{table.source}, {table.place(row)}: column {shown(target)} is too far from the training "
             "data"
         )
-    return y
+    return shift, unit, y
 
 
-def _features(table: Table, target: str, drop: set[str]) -> tuple[str, ...]:
+def features_of(table: Table, target: str, drop: set[str]) -> tuple[str, ...]:
     """The columns to learn from."""
     for name in sorted(drop - {*table.columns}):
         table.column(name)  # says that there is no such column
@@ -335,7 +387,7 @@ def _features(table: Table, target: str, drop: set[str]) -> tuple[str, ...]:
     return features
 
 
-def _check_not_spoilt(table: Table, target: str, values: HostArray) -> None:
+def check_not_spoilt(table: Table, target: str, values: HostArray) -> None:
     """Raise when a target of text is a quantity with cells that are not numbers."""
     if values.dtype.kind != "O":
         return
@@ -361,7 +413,9 @@ def _check_not_spoilt(table: Table, target: str, values: HostArray) -> None:
     )
 
 
-def _encode(table: Table, target: str, values: HostArray) -> tuple[tuple[Label, ...], HostArray]:
+def encode_labels(
+    table: Table, target: str, values: HostArray
+) -> tuple[tuple[Label, ...], HostArray]:
     """The classes in order, and for each row the number of its class."""
     if (
         values.dtype.kind == "f"
@@ -391,56 +445,3 @@ def _is_spelled_plainly(values: HostArray, text: HostArray) -> bool:
     row = {cell: i for i, cell in enumerate(text.tolist())}
     labels = values.tolist()
     return all(str(labels[i]) == cell for cell, i in row.items())
-
-
-def _split(source: str, codes: HostArray, test_share: float, seed: int) -> Parts:
-    """Rows of each class in the same shares."""
-    n = len(codes)
-    rows = rng.permutation(n, seed, rng.SPLIT)
-    test, rest = _held_out(codes, rows, test_share)
-    validation, train = _held_out(codes, rest, VALIDATION_SHARE)
-    if not len(test):
-        raise DataError(
-            f"{source}: a test share of {test_share:g} of {n} row(s) leaves none to test on; give "
-            "more rows, or a larger share"
-        )
-    return Parts(train, validation, test)
-
-
-def _held_out(codes: HostArray, rows: HostArray, share: float) -> tuple[HostArray, HostArray]:
-    """A share of the rows of each class, and the others; every class keeps one of the others."""
-    by_class = rows[np.argsort(codes[rows], kind="stable")]
-    counts = np.bincount(codes[rows])
-    ends = np.cumsum(counts)
-    # Rounded at the ends, so that the shares of many small classes add up to that of all.
-    taken = np.diff(np.floor(ends * share + 0.5), prepend=0)
-    taken = np.minimum(taken, np.maximum(counts - 1, 0))
-    place = np.arange(len(rows)) - np.repeat(ends - counts, counts)
-    out = place < np.repeat(taken, counts)
-    return np.sort(by_class[out]), np.sort(by_class[~out])
-
-
-def _rounding(values: HostArray) -> float:
-    """The relative differences that come from rounding alone, after a few dozen operations."""
-    if values.dtype.kind == "O":
-        return float(np.finfo(np.float64).eps ** 0.8)
-    # float64: 3e-13, float32: 3e-6, float16: 4e-3
-    if values.dtype.kind != "f":
-        return 0.0
-    return float(max(np.finfo(values.dtype).eps, np.finfo(np.float64).eps) ** 0.8)
-
-
-def _moments(
-    x: HostArray, axis: int | None, rounding: float | HostArray
-) -> tuple[HostArray, HostArray]:
-    """Mean and standard deviation along an axis; the deviation of what is constant is 1.
-
-    Constant is what varies by no more than ``rounding`` of its size: divided by such a deviation, a
-    later value that differs a little would be astronomically large.
-    """
-    peak = np.max(np.abs(x), axis=axis)
-    peak = np.where(peak > 0, peak, 1.0)
-    shares = x / peak  # in [-1, 1]: no square overflows or vanishes
-    mean, scale = np.mean(shares, axis=axis) * peak, np.std(shares, axis=axis) * peak
-    constant = (np.max(shares, axis=axis) - np.min(shares, axis=axis) <= rounding) | (scale == 0)
-    return np.where(constant, np.take(x, 0, axis=axis), mean), np.where(constant, 1.0, scale)

@@ -196,12 +196,7 @@ class Table:
             A column is not there, or holds anything but finite numbers.
         """
         names = [*map(plain_name, names)]
-        absent = [name for name in names if name not in self.columns]
-        if absent:
-            raise DataError(
-                f"{self.source} lacks {len(absent)} of the {len(names)} columns needed: "
-                f"{some(absent)}; it has {some(self.columns)}"
-            )
+        check_present(self, names)
         matrix = np.empty((self.rows, len(names)))
         for j, name in enumerate(names):
             matrix[:, j] = self._number(name)
@@ -228,6 +223,16 @@ class Table:
         return numbers
 
 
+def check_present(table: Table, names: Sequence[str]) -> None:
+    """Raise unless a table has all of these columns."""
+    absent = [name for name in names if name not in table.columns]
+    if absent:
+        raise DataError(
+            f"{table.source} lacks {len(absent)} of the {len(names)} columns needed: "
+            f"{some(absent)}; it has {some(table.columns)}"
+        )
+
+
 def _as_column(values: Any) -> HostArray:
     """Values as an array; text as objects."""
     array = np.asarray(values)
@@ -237,13 +242,14 @@ def _as_column(values: Any) -> HostArray:
 def _missing(values: HostArray) -> HostArray:
     """Which cells are NaN, None or blank."""
     if values.dtype.kind == "O":
-        return np.fromiter((_is_missing(cell) for cell in values), bool, len(values))
+        return np.fromiter((is_missing(cell) for cell in values), bool, len(values))
     if values.dtype.kind == "f":
         return np.isnan(values)
     return np.zeros(len(values), dtype=bool)
 
 
-def _is_missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
+    """Whether a Python object stands for no value: NaN, None, pandas' NA, blank text."""
     if isinstance(cell, str):
         return not cell or cell.isspace()
     if isinstance(cell, float | np.floating):

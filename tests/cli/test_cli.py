@@ -264,8 +264,8 @@ def test_a_table_that_is_too_small_to_watch_is_trained_on_all_the_same(right):
 # --------------------------------------------------------------------------------- bad input
 
 
-def fitted(right, name="model.safetensors"):
-    right("train", write_csv(), "--target", "price", "--output", name, *QUICK)
+def fitted(right, name="model.safetensors", *options):
+    right("train", write_csv(), "--target", "price", "--output", name, *options, *QUICK)
     return name
 
 
@@ -305,12 +305,33 @@ BAD_TABLES = {
     "hostile cell": ("size,price\n\x1b[31mred,2.5\n" + "2,3\n" * 9, ["line 2", "red"]),
 }
 
+READ_BY_DEFAULT = {
+    "missing value": ["2.3 %", "median 3, marked"],
+    "NaN target": ["1 row without it left out"],
+    "text feature": ["1 cell that is not one ('big', line 3) taken as missing"],
+    "hostile cell": ["1 cell that is not one ('\\x1b[31mred', line 2) taken as missing"],
+}
+
 
 @pytest.mark.parametrize("case", BAD_TABLES)
 def test_bad_tables(call, case):
     content, words = BAD_TABLES[case]
     Path("bad.csv").write_text(content)
-    refused(call, "train", "bad.csv", "--target", "price", *QUICK, words=["bad.csv", *words])
+    arguments = ("train", "bad.csv", "--target", "price", *QUICK)
+    refused(call, *arguments, "--strict", words=["bad.csv", *words])
+    if case not in READ_BY_DEFAULT:
+        refused(call, *arguments, words=["bad.csv", *words])
+
+
+@pytest.mark.parametrize("case", READ_BY_DEFAULT)
+def test_what_is_read_all_the_same_is_told(right, case):
+    """Each table is repeated, so that there are rows enough."""
+    content, _ = BAD_TABLES[case]
+    header, *rows = content.splitlines()
+    Path("bad.csv").write_text("\n".join([header, *rows, *[rows[-1]] * 40]))
+    out = right("train", "bad.csv", "--target", "price", *QUICK)
+    for word in READ_BY_DEFAULT[case]:
+        assert word in out, out
 
 
 @pytest.mark.parametrize(
@@ -409,6 +430,7 @@ def test_bad_models(call, right, place):
 
 def test_bad_arguments_of_predict(call, right):
     model = fitted(right)
+    strict = fitted(right, "strict", "--strict")
     Path("other.csv").write_text("size,weight\n1,2\n")
     Path("nan.csv").write_text("size,age\n1,2\n3,\n")
     Path("folder").mkdir()
@@ -417,7 +439,7 @@ def test_bad_arguments_of_predict(call, right):
         ([model], ["FILE"]),
         ([model, "missing.csv"], ["missing.csv"]),
         ([model, "other.csv"], ["other.csv", "'age'"]),
-        ([model, "nan.csv"], ["line 3", "'age'"]),
+        ([strict, "nan.csv"], ["line 3", "'age'"]),
         ([model, "digits"], ["digits", "'size'"]),
         ([model, "table.csv", "--probabilities"], ["probabilities"]),
         ([model, "table.csv", "--backend", "tpu"], ["tpu"]),
@@ -603,7 +625,9 @@ def test_without_checkpoints_only_ctrl_c_keeps_the_best_model_so_far(call, monke
 
 def test_an_end_before_the_training_writes_nothing(call, monkeypatch):
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        monkeypatch.setattr(datasets, "load", lambda *arguments, n=number: signal.raise_signal(n))
+        monkeypatch.setattr(
+            datasets, "load", lambda *arguments, n=number, **options: signal.raise_signal(n)
+        )
         found, out, err = call("train", "digits", *QUICK)
         # On Ctrl-C click ends the line that a terminal began with ^C.
         assert (found, out, err.strip().count("\n")) == (code, "", 0)
@@ -846,7 +870,7 @@ def test_a_reader_that_leaves_is_no_error(right):
 def test_warnings_are_one_line_on_stderr(call, monkeypatch, recwarn):
     import warnings
 
-    def noisy(*arguments):
+    def noisy(*arguments, **options):
         warnings.warn("look\nhere", UserWarning, stacklevel=1)
         return digits
 
