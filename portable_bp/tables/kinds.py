@@ -13,6 +13,7 @@ import numpy as np
 from portable_bp._typing import HostArray
 from portable_bp.errors import DataError
 from portable_bp.tables import spellings
+from portable_bp.tables.problems import listed
 from portable_bp.tables.raw import Cells, cells_of
 from portable_bp.tables.spellings import Notation
 from portable_bp.tables.table import Table, shown
@@ -32,8 +33,6 @@ WIDE = 32
 
 COUNTED = 10
 """So many whole numbers that count one by one are taken for an index rather than for a quantity."""
-
-MOST_PROBLEMS = 10
 
 _IDENTIFIER = re.compile(
     r"(?i:unnamed: \d+|index|row ?(?:names?|num(?:ber)?|id)?|no\.?|nr\.?|#|id|uuid|guid|key|"
@@ -108,12 +107,7 @@ def survey(table: Table, names: Sequence[str], kinds: Mapping[str, Kind]) -> lis
         except DataError as error:
             problems.append(str(error).removeprefix(f"{table.source}, "))
     if problems:
-        more = len(problems) - MOST_PROBLEMS
-        raise DataError(
-            f"{table.source}, "
-            + "; ".join(problems[:MOST_PROBLEMS])
-            + (f"; and {more:,} more" if more > 0 else "")
-        )
+        raise listed(table.source, problems)
     if not any(s.is_kept for s in surveys):  # an index alone may be the time
         surveys = [
             replace(s, kind="number", words="") if s.words == _COUNTS else s for s in surveys

@@ -128,9 +128,9 @@ TABLES: dict[str, Messy] = {
     ),
     "index of pandas": Messy(
         "species",
-        {"species": "target", "row": "identifier", "bill": "number", "big": "boolean"},
-        {"": range(ROWS), "row": range(1, ROWS + 1), "bill": _measures(6), "big": [("True", "False")[i % 2] for i in range(ROWS)],
-         "species": SPECIES},
+        {"species": "target", "n": "identifier", "bill": "number", "big": "boolean"},
+        {"": range(ROWS), "n": range(1, ROWS + 1), "bill": _measures(6),
+         "big": [("True", "False")[i % 2] for i in range(ROWS)], "species": SPECIES},
         words=("an index without a name, is left out", "counts the rows"),
     ),
     "missing targets": Messy(

@@ -50,7 +50,9 @@ def test_a_messy_table(
     assert sum(report["rows"].values()) + report["left_out"] == ROWS
     fitted = tabular.load("model.safetensors", "numpy")
     # In another order and without the target.
-    others = {key: messy.columns[key] for key in reversed(messy.columns) if key != messy.target}
+    others = {
+        key: messy.columns[key] for key in reversed(messy.columns) if key not in ("", messy.target)
+    }
     new = messy.save(tmp_path, others, "new")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
