@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from portable_bp._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from portable_bp import testing
+    from portable_bp import callbacks, testing
     from portable_bp.backend import Backend
     from portable_bp.backend.registry import available_backends, get_backend, use_backend
     from portable_bp.equations import (
@@ -80,6 +80,7 @@ _HOME = {
     "losses": "equations",
     "optimizers": "equations",
     "schedules": "equations",
+    "callbacks": "",
     "testing": "",
 }
 """Public name to the module it lives in."""
@@ -107,6 +108,7 @@ __all__ = [
     "RemoteError",
     "activations",
     "available_backends",
+    "callbacks",
     "distributed",
     "fit",
     "get_backend",

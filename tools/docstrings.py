@@ -17,6 +17,7 @@ from numpydoc.validate import validate
 PUBLIC = (
     "portable_bp",
     "portable_bp.backend",
+    "portable_bp.callbacks",
     "portable_bp.datasets",
     "portable_bp.estimators",
     "portable_bp.tabular",

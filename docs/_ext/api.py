@@ -11,6 +11,7 @@ from typing import Any
 ROOMS = {
     "portable_bp": "Networks, training and models",
     "portable_bp.estimators": "Estimators",
+    "portable_bp.callbacks": "Callbacks",
     "portable_bp.equations.network": "The equations of a network",
     "portable_bp.equations.affine": "The affine map of a layer",
     "portable_bp.equations.activations": "Activation functions",

@@ -233,8 +233,12 @@ class BaseMLP(
         return net
 
     def _by_lbfgs(self, task: Task) -> Outcome:
-        outcome = _solvers.by_lbfgs(self, task)
-        self.n_iter_, self.loss_ = outcome.n_iter, outcome.loss
+        def publish(n_iter: int, loss: float) -> None:
+            self.n_iter_, self.loss_ = n_iter, loss
+
+        self.n_iter_ = 0
+        outcome = _solvers.by_lbfgs(self, task, publish)
+        publish(outcome.n_iter, outcome.loss)
         return outcome
 
     def _by_steps(

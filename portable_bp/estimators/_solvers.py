@@ -223,7 +223,7 @@ class LBFGSOutcome(Outcome):
     loss: float
 
 
-def by_lbfgs(est: Any, task: Task) -> LBFGSOutcome:
+def by_lbfgs(est: Any, task: Task, publish: Callable[[int, float], None]) -> LBFGSOutcome:
     """Train with L-BFGS.
 
     Parameters
@@ -231,6 +231,8 @@ def by_lbfgs(est: Any, task: Task) -> LBFGSOutcome:
     est : estimator
         Whose parameters say how; nothing of it is changed.
     task : Task
+    publish : function of the number of iterations and the loss
+        Called after each iteration, to show the progress.
 
     Returns
     -------
@@ -246,6 +248,7 @@ def by_lbfgs(est: Any, task: Task) -> LBFGSOutcome:
     def after_iteration(number: int, loss: float, params: Callable[[], Params]) -> str | None:
         if est.verbose:
             print(f"Iteration {number}, loss = {loss:.8f}")
+        publish(number, loss)
         if task.hooks:
             present = params()
             stops = [hook(present) for hook in task.hooks]

@@ -70,9 +70,11 @@ class Callback(Protocol):
     def __call__(self, end: EpochEnd, /) -> bool | None: ...
 
 
-_DIRECTIONS = {
+DIRECTIONS = {
     "loss": "min", "validation_loss": "min", "validation_accuracy": "max", "validation_r2": "max",
+    "validation_score": "max",
 }  # fmt: skip
+"""Whether a number that is recorded is better when it falls or when it grows."""
 
 
 @dataclass
@@ -142,7 +144,7 @@ class EarlyStopping:
         name = self.monitor or ("validation_loss" if "validation_loss" in row else "loss")
         if name not in row:
             raise ValueError(f"monitor must be one of {', '.join(row)}; got {name!r}")
-        mode = _DIRECTIONS.get(name, "") if self.mode == "auto" else self.mode
+        mode = DIRECTIONS.get(name, "") if self.mode == "auto" else self.mode
         if not mode:
             raise ValueError(
                 f"mode='auto' does not know whether {name!r} is to fall or to grow: pass mode='min' "

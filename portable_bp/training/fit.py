@@ -280,15 +280,15 @@ def _by_steps(
             trainer.recorder = Signalled(processes, work)
         with policy.running():
             reason = trainer.train()
-    if reason == "diverged":
-        diagnosis = diagnose(net, trainer, clipped=options.clip_norm is not None)
-        processes.raise_everywhere(
-            DivergenceError(
-                f"training diverged {diagnosis.when}: the loss or a parameter is not finite. "
-                f"{diagnosis.advice}",
-                policy.model(diagnosis.state[0], "diverged"),
-            )
-        )
+            if reason == "diverged":
+                diagnosis = diagnose(net, trainer, clipped=options.clip_norm is not None)
+                processes.raise_everywhere(
+                    DivergenceError(
+                        f"training diverged {diagnosis.when}: the loss or a parameter is not "
+                        f"finite. {diagnosis.advice}",
+                        policy.model(diagnosis.state[0], "diverged"),
+                    )
+                )
     return _model(policy, trainer.last_snapshot()[0], reason)
 
 
@@ -324,12 +324,12 @@ def _by_lbfgs(
             objective, begin, max_iter=options.epochs, max_fun=20 * options.epochs + 100,
             tol=LBFGS_TOLERANCE, after_iteration=after_iteration,
         )  # fmt: skip
-    if not math.isfinite(minimum.loss) and minimum.stopped != "interrupted":
-        raise DivergenceError(
-            f"training diverged in the line search of iteration {minimum.iterations + 1}: the loss "
-            "is not finite. Scale X and y to mean 0 and deviation 1",
-            policy.model(last_finite, "diverged"),
-        )
+        if not math.isfinite(minimum.loss) and minimum.stopped != "interrupted":
+            raise DivergenceError(
+                f"training diverged in the line search of iteration {minimum.iterations + 1}: the "
+                "loss is not finite. Scale X and y to mean 0 and deviation 1",
+                policy.model(last_finite, "diverged"),
+            )
     if minimum.stopped == "failed":
         warnings.warn(
             f"L-BFGS stopped after {minimum.iterations} iteration(s), before it converged: "
