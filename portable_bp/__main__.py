@@ -10,10 +10,10 @@ def main() -> int:
     try:
         from portable_bp.cli import run
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("click", "rich"):
+        if (error.name or "").partition(".")[0] != "click":
             raise
         print(
-            f"portable-bp: error: the command line needs {error.name}: pip install 'portable-bp[cli]'",
+            "portable-bp: error: the command line needs click: pip install 'portable-bp[cli]'",
             file=sys.stderr,
         )
         return 2

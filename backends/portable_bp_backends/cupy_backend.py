@@ -13,6 +13,7 @@ from typing import Any
 
 from portable_bp._typing import Array, HostArray, Step, Tree
 from portable_bp.backend import Backend, Runner, extend
+from portable_bp_backends import _driver
 from portable_bp_backends._graph import GraphRunner
 from portable_bp_backends._host import native_copy
 from portable_bp_backends.cupy_cublas import Gemm, library
@@ -37,6 +38,7 @@ class CupyBackend(Backend):
 
     name = "cupy"
     modules = ("cupy",)
+    distributions = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
     priority = 30
     # Besides CuPy's own MemoryError: the driver for pinned memory, and libraries for workspaces.
     oom_messages = ("cudaErrorMemoryAllocation", "ALLOC_FAILED")
@@ -82,6 +84,8 @@ class CupyBackend(Backend):
                 "CuPy is not installed: pip install cupy-cuda13x[ctk] (CUDA 13) or "
                 "cupy-cuda12x[ctk] (CUDA 12; also for GPUs older than Turing)"
             )
+        if "cupy" not in sys.modules and not _driver.is_there():
+            return f"CuPy {cls.version()} is installed but finds no driver of a GPU; check nvidia-smi"
         import cupy
 
         try:

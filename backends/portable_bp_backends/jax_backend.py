@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
@@ -107,9 +109,15 @@ class JaxBackend(Backend):
 
     @classmethod
     def accelerators(cls) -> tuple[str, ...]:
-        if cls.unavailable_reason():
+        if cls.unavailable_reason() or not cls._may_have_gpu():
             return ()
         return tuple(f"jax:gpu:{i}" for i, _ in enumerate(cls._local_devices("gpu")))
+
+    @classmethod
+    def _may_have_gpu(cls) -> bool:
+        """Whether it is worth to import JAX for a look at its devices: GPUs come by a plug-in."""
+        plugins = importlib.util.find_spec("jax_plugins") or entry_points(group="jax_plugins")
+        return "jax" in sys.modules or bool(plugins)
 
     @classmethod
     def devices(cls) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class StrictBackend(Backend):
 
     name = "strict"
     modules = ("array_api_strict",)
+    distributions = ("array-api-strict",)
 
     def __init__(self, device: str) -> None:
         import array_api_strict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
@@ -10,6 +11,7 @@ from typing import Any
 
 from portable_bp._typing import Array, HostArray, Step, Tree
 from portable_bp.backend import Backend, Runner, extend
+from portable_bp_backends import _driver
 from portable_bp_backends._host import native_copy
 
 
@@ -89,12 +91,18 @@ class TorchBackend(Backend):
 
     @classmethod
     def accelerators(cls) -> tuple[str, ...]:
-        if cls.unavailable_reason():
+        if cls.unavailable_reason() or not cls._may_have_gpu():
             return ()
         import torch
 
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         return tuple(f"torch:cuda:{i}" for i in range(count))
+
+    @classmethod
+    def _may_have_gpu(cls) -> bool:
+        """Whether it is worth to import PyTorch for a look at its devices."""
+        built_for_cpu = (cls.version() or "").endswith("+cpu")
+        return "torch" in sys.modules or (_driver.is_there() and not built_for_cpu)
 
     @classmethod
     def devices(cls) -> tuple[str, ...]:

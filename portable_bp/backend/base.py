@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as metadata_version
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -72,6 +74,8 @@ class Backend(ABC):
     """Top-level packages whose arrays belong to this backend."""
     priority: ClassVar[int] = 0
     """``auto`` takes the usable accelerator of the highest priority."""
+    distributions: ClassVar[tuple[str, ...]] = ()
+    """Names under which package indexes have the library, where they are not ``modules[0]``."""
     oom_messages: ClassVar[tuple[str, ...]] = ()
     """Words in a RuntimeError of the library's by which it says that memory ran out."""
 
@@ -85,6 +89,14 @@ class Backend(ABC):
     def installed(cls) -> bool:
         """Whether the library can be imported here, usable or not; imports nothing."""
         return importlib.util.find_spec(cls.modules[0]) is not None
+
+    @classmethod
+    def version(cls) -> str | None:
+        """The library's version, from the metadata of its package; imports nothing."""
+        for name in cls.distributions or cls.modules[:1]:
+            with suppress(PackageNotFoundError):
+                return metadata_version(name)
+        return None
 
     @classmethod
     @abstractmethod

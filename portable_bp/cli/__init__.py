@@ -1,20 +1,59 @@
-"""The command line: thin, over :mod:`portable_bp.tabular` and :mod:`portable_bp.testing`."""
+"""The command line: thin, over :mod:`portable_bp.tabular` and :mod:`portable_bp.testing`.
+
+Each command stands in the module of its name, which is imported when the command is run: help, version
+and completion of names load no array library.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from portable_bp._version import __version__
 from portable_bp.cli import shell
-from portable_bp.cli.export import export
-from portable_bp.cli.inspect import check, explain, info
-from portable_bp.cli.predict import predict
-from portable_bp.cli.train import train
+
+COMMANDS = {
+    "train": "Train a network on SOURCE and write the model to a file.",
+    "predict": "Predict every row of FILE with MODEL, a file that train wrote.",
+    "inspect": "Show what a model file holds: network, columns, training, scores.",
+    "export": "Write MODEL, a file that train wrote, in another language.",
+    "info": "Show the backends of this machine, and why any cannot be used.",
+    "explain": "Work through backpropagation: every number of two small networks.",
+    "check": "Compare backends with float64 NumPy: every equation, and whole runs.",
+}
+"""From the name of a command to its line in the help."""
+
+
+class Commands(click.Group):
+    """The commands, imported one by one when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of the help."""
+        return [*COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the names and what they are for."""
+        with formatter.section("Commands"):
+            formatter.write_dl([*COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands and options that begin so."""
+        names = [CompletionItem(n, help=h) for n, h in COMMANDS.items() if n.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.group(
+    cls=Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
@@ -30,10 +69,6 @@ def commands(context: click.Context) -> int:
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
     return 0
-
-
-for command in (train, predict, export, info, explain, check):
-    commands.add_command(command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -13,13 +13,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from portable_bp.errors import DivergenceError
 from portable_bp.persistence import atomic
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes; the last two are 128 and the number of the signal."""
@@ -80,6 +82,8 @@ def printable(text: str) -> str:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "rich":
+        return "the command line needs rich: pip install 'portable-bp[cli]'"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__
@@ -125,6 +129,8 @@ def _escaping() -> Iterator[None]:
 
 def console(silent: bool) -> Console:
     """Where a command prints what it does."""
+    from rich.console import Console
+
     return Console(quiet=silent, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 

@@ -20,7 +20,7 @@ import pytest
 
 import portable_bp
 from portable_bp import cli, datasets, tabular, testing
-from portable_bp.cli import inspect
+from portable_bp.cli import check
 from portable_bp.persistence import atomic, container
 from portable_bp.persistence.checkpoints import CheckpointDirectory
 from portable_bp.testing import Report, Row, equivalence
@@ -473,7 +473,8 @@ def test_a_read_only_directory_is_found_before_the_training(call, monkeypatch):
     ("blocked", "arguments"),
     [
         ("click", ["info"]),
-        ("rich", ["info"]),
+        ("rich", ["train", "digits"]),
+        ("rich", ["check"]),
         ("safetensors", ["train", "digits"]),
         ("sklearn", ["train", "digits", "--backend", "numpy"]),
         ("pyarrow", ["train", "table.csv", "--target", "price", "--backend", "numpy"]),
@@ -819,7 +820,7 @@ def test_check_that_finds_something_ends_with_1(call, monkeypatch):
         rows = (good, bad) if spec == "torch" else (good,)
         return Report(spec, "2000-01-01", {}, rows, {})
 
-    monkeypatch.setattr(inspect, "check_backend", checked)
+    monkeypatch.setattr(check, "check_backend", checked)
     code, out, err = call("check", "--json", "r.json")
     assert (code, err) == (1, "")
     assert "torch DISAGREES in 1 of 2" in out
@@ -829,7 +830,7 @@ def test_check_that_finds_something_ends_with_1(call, monkeypatch):
 
 
 def test_the_check_of_the_command_line_is_the_public_one():
-    assert inspect.check_backend is testing.check_backend
+    assert check.check_backend is testing.check_backend
 
 
 # -------------------------------------------------------------------------------- the rest
