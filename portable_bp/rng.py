@@ -16,7 +16,7 @@ import numpy as np
 from portable_bp._typing import HostArray
 from portable_bp.equations.initializers import Scale
 
-INIT, SHUFFLE, SPLIT = 1, 2, 3
+INIT, SHUFFLE, SPLIT, BLOCKS = 1, 2, 3, 4
 
 
 def raw_words(n: int, seed: int, purpose: int, *key: int) -> HostArray:

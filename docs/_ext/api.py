@@ -23,6 +23,7 @@ ROOMS = {
     "portable_bp.equations.initializers": "Initialisers",
     "portable_bp.backend": "Backends",
     "portable_bp.processes": "Several processes",
+    "portable_bp.sources": "Data larger than memory",
     "portable_bp.datasets": "Tables from files",
     "portable_bp.tabular": "From a table to a model",
     "portable_bp.export": "Models in other languages",

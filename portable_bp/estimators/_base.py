@@ -38,7 +38,8 @@ from portable_bp.estimators._solvers import Outcome, Task, TrainingRows, report
 from portable_bp.estimators._validation import hold_out
 from portable_bp.inputs.transfer import dtype_name, to_host
 from portable_bp.mlp import MLP
-from portable_bp.training import blocks
+from portable_bp.sources.protocol import Described, is_source
+from portable_bp.training import blocks, source_rows
 
 STOCHASTIC = ("sgd", "adam", "adamw")
 
@@ -118,6 +119,10 @@ class BaseMLP(
         """The same for an X that lives on a device."""
 
     @abstractmethod
+    def _source_input(self, source: Described, *, reset: bool) -> tuple[Described, Any]:
+        """The same for a source; y, as class numbers, only where there are weights of classes."""
+
+    @abstractmethod
     def _held_targets(self, y: Any, n: int) -> HostArray:
         """Targets of validation data, as training takes them."""
 
@@ -187,6 +192,8 @@ class BaseMLP(
             self._same_home(raw_X, place.home, "partial_fit" if incremental else "fit")
         X, y = self._checked_input(raw_X, raw_y, place, incremental, reset=first)
         weights = self._all_weights(y, sample_weight, X.shape[0], incremental)
+        if self.scoring is None and source_rows.too_large(X):
+            X, y = source_rows.of_map(X, y), None
         net = self._network(X.shape[1], hidden)
         self._random_state = (
             check_random_state(self.random_state)
@@ -215,6 +222,10 @@ class BaseMLP(
     def _checked_input(
         self, X: Any, y: Any, place: Place, incremental: bool, reset: bool
     ) -> tuple[Any, Any]:
+        if is_source(X):
+            if incremental or y is not None:
+                raise TypeError("a source goes to fit alone, without y: fit(source)")
+            return self._source_input(Described.of(X), reset=reset)
         if owner(X) is None:
             return self._host_input(X, to_host(y), incremental=incremental, reset=reset)
         return self._device_input(X, y, place.home, incremental=incremental, reset=reset)
@@ -250,7 +261,9 @@ class BaseMLP(
         saving: Saving | None,
     ) -> Outcome:
         place = task.place
-        judge, rows = hold_out(self, place, task.dtype, task.rows, raw_y, validation_data)
+        judge, rows = hold_out(
+            self, place, task.net.spec, task.dtype, task.rows, raw_y, validation_data
+        )
         task = Task(task.net, place, task.dtype, rows, task.params, task.hooks)
         state = getattr(self, "_optimizer", None)
         if state is None or not incremental:
@@ -364,5 +377,7 @@ def stochastic_only(est: BaseMLP) -> bool:
 
 
 def _length(X: Any) -> int:
+    if is_source(X):
+        return int(X.n)
     """How many rows, whatever holds them."""
     return int(X.shape[0] if hasattr(X, "shape") else len(X))

@@ -220,7 +220,7 @@ class MLPClassifier(ClassifierMixin, ClassLabels, BaseMLP):
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         validation_data: Any = None,
@@ -233,12 +233,14 @@ class MLPClassifier(ClassifierMixin, ClassLabels, BaseMLP):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or Source
+            Of a source, such as :func:`portable_bp.sources.open` makes, two windows of rows are in
+            memory at a time.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels), left out for a source
             Classes, or one column of 0 and 1 for each label.
         sample_weight : array-like of shape (n_samples,), default=None
             Not negative.
-        validation_data : (X, y) or (X, y, sample_weight), default=None
+        validation_data : (X, y), (X, y, sample_weight) or Source, default=None
             Rows to judge each epoch by: their loss is recorded in ``validation_loss_curve_``, and
             early stopping watches them instead of a fraction of X.
         checkpoint : str or path, default=None

@@ -11,12 +11,14 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from portable_bp._typing import HostArray
 from portable_bp.backend import Backend
+from portable_bp.backend.registry import get_backend
 from portable_bp.equations import losses
 from portable_bp.equations.losses import Loss
-from portable_bp.estimators import _class_weight, _input
+from portable_bp.estimators import _class_weight, _input, _sources
 from portable_bp.estimators._losses import capped
 from portable_bp.estimators._place import as_classes, home_of
 from portable_bp.inputs.transfer import to_host
+from portable_bp.sources.protocol import Described
 from portable_bp.training.data import ONE_HOT_ENTRIES
 
 MULTILABEL = "multilabel-indicator"
@@ -72,6 +74,24 @@ class ClassLabels(BaseEstimator):
         X = _input.device_features(self, X, home, reset=reset)
         y = _input.host_targets(self, to_host(y), X.shape[0], numeric=False)
         return X, self._encoded(y, home, incremental)
+
+    def _source_input(self, source: Described, *, reset: bool) -> tuple[Described, Any]:
+        _sources.features(self, source, reset=reset)
+        classes = _sources.distinct(source)
+        if reset:
+            self._set_classes(classes, False, False, get_backend("numpy"))
+        elif set(classes.tolist()) != set(to_host(self.classes_).tolist()):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call "
+                f"to fit. Previously got {self.classes_}, `y` has {classes}"
+            )
+        labels = len(classes)
+        self.n_outputs_ = labels if labels > 2 else 1
+        source = _sources.encoded(source, classes)
+        return source, None if self.class_weight is None else _sources.codes(source)
+
+    def _held_source(self, source: Described) -> Described:
+        return _sources.encoded(source, np.asarray(to_host(self.classes_)))
 
     def _held_targets(self, y: Any, n: int) -> HostArray:
         y = _input.host_targets(self, y, n, numeric=False, name="validation y")

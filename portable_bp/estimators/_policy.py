@@ -19,13 +19,13 @@ from portable_bp.equations.network import Equations
 from portable_bp.equations.optimizers import Adam, Optimizer
 from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
 from portable_bp.training import blocks, recovery
+from portable_bp.training.data import Order
+from portable_bp.training.judging import Held, ValidationSet, validation_loss_message
 from portable_bp.training.policy import (
     LOOKAHEAD,
     LOOKAHEAD_ROWS,
     LOOKAHEAD_STEPS,
     EpochResult,
-    ValidationSet,
-    validation_loss_message,
 )
 from portable_bp.training.trainer import NotFiniteError
 
@@ -142,7 +142,7 @@ class Progress:
 class Judge:
     """Rows that are held out, and the number that early stopping watches."""
 
-    rows: ValidationSet
+    rows: Held
     score: Callable[[HostArray, Params], Any]
     """From outputs (on the host) and parameters."""
 
@@ -175,6 +175,8 @@ class ScikitPolicy:
         Called after each epoch; a true answer stops.
     publish : function
         Called after each epoch, to show the progress.
+    windows : function of an epoch, optional
+        Its order, where the rows come in windows.
     """
 
     ends: ClassVar[tuple[str, ...]] = ("callback", "converged")
@@ -198,6 +200,7 @@ class ScikitPolicy:
         watched: bool,
         hooks: Sequence[Callable[[Params], bool]],
         publish: Callable[[], None],
+        windows: Callable[[int], Order] | None = None,
     ) -> None:
         self.settings, self.progress, self.state, self._random = settings, progress, state, random
         self._n, self._batch, self._weights, self.epochs = n, batch_size, weights, epochs
@@ -206,7 +209,8 @@ class ScikitPolicy:
         self.per_epoch = -(-n // batch_size)
         self._sizes = np.full(self.per_epoch, batch_size)
         self._sizes[-1] = n - batch_size * (self.per_epoch - 1)
-        self._order = np.arange(n)
+        self._windows = windows
+        self._order = np.arange(n) if windows is None else np.zeros(0, np.int64)
         self._first_step, self._done = state.steps, 0
         self._started = time.perf_counter()
         self.doubt: str | None = None
@@ -219,7 +223,9 @@ class ScikitPolicy:
 
     # --- before an epoch --------------------------------------------------------------------------
 
-    def order(self, epoch: int) -> HostArray:
+    def order(self, epoch: int) -> Order:
+        if self._windows is not None:
+            return self._windows(epoch)
         if self.settings.shuffle:
             permutation = np.arange(self._n)
             self._random.shuffle(permutation)
@@ -244,7 +250,7 @@ class ScikitPolicy:
         rate: float = self.settings.learning_rate_init / (seen + 1) ** self.settings.power_t
         return float(rate)
 
-    def penalties(self, orders: Sequence[HostArray]) -> HostArray | None:
+    def penalties(self, orders: Sequence[Order]) -> HostArray | None:
         """alpha, divided by the rows of the mini-batch or by the sum of their weights."""
         alpha, weights = self.settings.alpha, self._weights
         if not alpha > 0:
@@ -252,7 +258,9 @@ class ScikitPolicy:
         if weights is None:
             return np.tile(alpha / self._sizes.astype(np.float64), len(orders))
         starts = np.arange(self.per_epoch) * self._batch
-        totals = np.concatenate([np.add.reduceat(weights[order], starts) for order in orders])
+        totals = np.concatenate(
+            [np.add.reduceat(weights[np.asarray(order)], starts) for order in orders]
+        )
         # A mini-batch of zero weights moves nothing.
         empty = totals == 0
         return np.where(empty, 0.0, alpha / np.where(empty, 1.0, totals))
@@ -276,7 +284,7 @@ class ScikitPolicy:
         left = min(patience - self.progress._no_improvement_count, self.epochs - self._done)
         return int(whole) if left >= whole else 1
 
-    def mean_losses(self, losses: HostArray, orders: Sequence[HostArray]) -> list[float]:
+    def mean_losses(self, losses: HostArray, orders: Sequence[Order]) -> list[float]:
         means: list[float] = ((losses * self._sizes).sum(axis=1) / self._n).tolist()
         return means
 
@@ -339,6 +347,9 @@ class ScikitPolicy:
                 progress.validation_scores_.append(math.nan)
             return False
         held = judge.rows
+        if not isinstance(held, ValidationSet):
+            self._judged_by_source(held, params)
+            return True
         by_row, outputs = blocks.losses_and_outputs(
             self._backend, self._equations, params, held.X, held.y
         )
@@ -354,6 +365,20 @@ class ScikitPolicy:
                 by_row, held.weights, progress.n_iter_
             )
         return True
+
+    def _judged_by_source(self, held: Held, params: Params) -> None:
+        """Note what rows say that are read anew for each epoch."""
+        progress = self.progress
+        assert progress.validation_loss_curve_ is not None
+        judged = held.judged(self._backend, self._equations, params, progress.n_iter_)
+        progress.validation_loss_curve_.append(judged.loss)
+        if progress.validation_scores_ is None:
+            self.doubt = self.doubt or judged.doubt
+            return
+        score = self._checked_score(judged.score)
+        progress.validation_scores_.append(score)
+        if self.settings.verbose:
+            print(f"Validation score: {score:f}")
 
     def _checked_score(self, score: Any) -> float:
         """The score as a float; one that is not finite is not counted."""

@@ -17,7 +17,8 @@ from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import Schedule
 from portable_bp.estimators._policy import Judge, ScikitPolicy
 from portable_bp.persistence.checkpoints import CheckpointDirectory
-from portable_bp.training import recovery
+from portable_bp.sources.protocol import Described
+from portable_bp.training import source_rows
 from portable_bp.training.checkpointing import Checkpointing, newest
 from portable_bp.training.options import check_saving
 from portable_bp.training.trainer import Trainer
@@ -107,9 +108,12 @@ def _identity(est: Any, task: Any, judge: Judge | None) -> dict[str, Any]:
     rate = est.learning_rate
     scheduled = isinstance(rate, Schedule)
     with work.scope():
-        y = y if isinstance(y, np.ndarray) else work.to_numpy(y)
-        held = () if judge is None else judge.rows
-        data = recovery.fingerprint(work, task.dtype, (X, y, weights), held)
+        held = None if judge is None else judge.rows
+        if isinstance(X, Described):
+            data = source_rows.fingerprint(work, task.dtype, (X, weights), held)
+        else:
+            y = y if isinstance(y, np.ndarray) else work.to_numpy(y)
+            data = source_rows.fingerprint(work, task.dtype, (X, y, weights), held)
     solver = est.solver
     return {
         "estimator": type(est).__name__,

@@ -30,7 +30,9 @@ from portable_bp.estimators._policy import (
 )
 from portable_bp.estimators._saving import Saving
 from portable_bp.mlp import MLP
-from portable_bp.training.data import DeviceData, data_source
+from portable_bp.sources.protocol import Described
+from portable_bp.training import source_rows
+from portable_bp.training.data import DataSource, DeviceData, data_source
 from portable_bp.training.divergence import diagnose
 from portable_bp.training.history import History
 from portable_bp.training.lbfgs import Objective, minimise
@@ -48,6 +50,7 @@ class TrainingRows(NamedTuple):
     """Rows to learn from: X and y as training takes them, and their weights on the host."""
 
     X: Any
+    """Or a :class:`~portable_bp.sources.protocol.Described` source, which has y itself."""
     y: Any
     weights: HostArray | None
 
@@ -195,7 +198,16 @@ def _trainer(
     batch, epochs = _input.batch_rows(est.batch_size, n), 1 if incremental else est.max_iter
     # Drawn before the shuffles, as ever; without dropout there is nothing to draw.
     seed = int(est._random_state.randint(np.iinfo(np.int32).max)) if any(net.dropout) else 0
-    data = data_source(work, dtype, X, y, weights, shuffle=est.shuffle)
+    data: DataSource
+    windows = None
+    if isinstance(X, Described):
+        data = source_rows.windows(
+            work, net.spec, dtype, X, weights, batch_size=batch, shuffle=est.shuffle,
+            seed=int(est._random_state.randint(np.iinfo(np.int32).max)),
+        )  # fmt: skip
+        windows = data.order
+    else:
+        data = data_source(work, dtype, X, y, weights)
     plan = StepPlan(
         net.equations, state.rule, net.dropout, seed, weighted=weights is not None,
         clip_value=est.clip_value, clip_norm=est.clip_norm, l2_each_step=est.alpha > 0,
@@ -204,9 +216,9 @@ def _trainer(
         Settings.of(est), progress, state, est._random_state, n, batch, weights, epochs,
         backend=work, equations=net.equations, judge=judge, best=task.params,
         watched=saving is not None or not isinstance(data, DeviceData),
-        hooks=task.hooks, publish=publish,
+        hooks=task.hooks, publish=publish, windows=windows,
     )  # fmt: skip
-    step = step_for(work, plan, net.sizes, batch, labels=data.arrays[1].ndim == 1)
+    step = step_for(work, plan, net.sizes, batch, labels=data.labels)
     compiled = policy.per_epoch * epochs >= COMPILE_STEPS
     trainer = Trainer(
         work, dtype, step, (task.params, state.slots), state.rule, data, batch, policy,
@@ -240,7 +252,13 @@ def by_lbfgs(est: Any, task: Task, publish: Callable[[int, float], None]) -> LBF
     """
     X, y, weights = task.rows
     work = task.place.work
-    data = data_source(work, task.dtype, X, y, weights, shuffle=False)
+    data: DataSource
+    if isinstance(X, Described):
+        data = source_rows.windows(
+            work, task.net.spec, task.dtype, X, weights, batch_size=None, seed=0, shuffle=False
+        )
+    else:
+        data = data_source(work, task.dtype, X, y, weights)
     total = data.n if weights is None else float(weights.sum())
     objective = Objective(task.net, work, task.dtype, data, weights, est.alpha / total)
     started = time.perf_counter()

@@ -12,11 +12,13 @@ from portable_bp.backend import Backend
 from portable_bp.backend.registry import owner
 from portable_bp.equations import losses
 from portable_bp.equations.losses import Loss
-from portable_bp.estimators import _input
+from portable_bp.errors import DataError
+from portable_bp.estimators import _input, _sources
 from portable_bp.estimators._losses import quantiles
 from portable_bp.estimators._place import home_of
 from portable_bp.inputs import checks
 from portable_bp.inputs.transfer import to_host
+from portable_bp.sources.protocol import Described
 from portable_bp.training.metrics import metric
 
 
@@ -58,6 +60,24 @@ class RegressionTargets(BaseEstimator):
             return X, self._targets(_input.device_targets(y, X.shape[0], home), home)
         y = _input.host_targets(self, to_host(y), X.shape[0], numeric=True)
         return X, self._targets(y, home_of(y))
+
+    def _source_input(self, source: Described, *, reset: bool) -> tuple[Described, Any]:
+        _sources.features(self, source, reset=reset)
+        self._held_source(source)
+        outputs = int(np.prod(source.target_shape, dtype=np.int64))
+        if not reset and outputs != self.n_outputs_:
+            raise ValueError(f"y has {outputs} output(s), but the network has {self.n_outputs_}")
+        self.n_outputs_ = outputs
+        return source, None
+
+    def _held_source(self, source: Described) -> Described:
+        if source.classes is not None:
+            raise DataError("the target holds labels; a regressor learns numbers")
+        if len(self._levels()) > 1:
+            raise ValueError(
+                "of a source one quantile is learnt at a time: pass quantile as a float"
+            )
+        return source
 
     def _held_targets(self, y: Any, n: int) -> HostArray:
         y = _input.host_targets(self, y, n, numeric=True, name="validation y")

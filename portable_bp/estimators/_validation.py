@@ -11,19 +11,27 @@ from sklearn.model_selection import train_test_split
 
 from portable_bp._typing import HostArray, Params
 from portable_bp.backend.registry import get_backend
-from portable_bp.estimators import _input
+from portable_bp.estimators import _input, _sources
 from portable_bp.estimators._place import Place, home_of
 from portable_bp.estimators._policy import Judge
 from portable_bp.estimators._solvers import TrainingRows
 from portable_bp.inputs import checks
 from portable_bp.inputs.containers import is_sparse
+from portable_bp.inputs.spec import NetSpec
 from portable_bp.inputs.transfer import to_host
+from portable_bp.sources.protocol import Described, is_source
 from portable_bp.training.data import held_features, select
-from portable_bp.training.policy import ValidationSet
+from portable_bp.training.judging import ValidationSet
 
 
 def hold_out(
-    est: Any, place: Place, dtype: str, rows: TrainingRows, raw_y: Any, validation_data: Any
+    est: Any,
+    place: Place,
+    spec: NetSpec,
+    dtype: str,
+    rows: TrainingRows,
+    raw_y: Any,
+    validation_data: Any,
 ) -> tuple[Judge | None, TrainingRows]:
     """The rows to judge epochs by, and those that are left to train on.
 
@@ -31,11 +39,13 @@ def hold_out(
     ----------
     est : estimator
     place : Place
+    spec : NetSpec
+        What the network asks of its rows.
     dtype : str
     rows : TrainingRows
     raw_y : array-like
         y as the user handed it in, for a scorer.
-    validation_data : tuple or None
+    validation_data : tuple, source or None
         As ``fit`` takes it.
 
     Returns
@@ -43,8 +53,14 @@ def hold_out(
     judge : Judge or None
     rows : TrainingRows
     """
+    if is_source(validation_data):
+        source = est._held_source(Described.of(validation_data, "validation_data"))
+        return _sources.judge(est, spec, dtype, source), rows
     if validation_data is not None:
         return _given(est, place, dtype, validation_data), rows
+    if isinstance(rows.X, Described):
+        judge, apart, weights = _sources.hold_out(est, spec, dtype, rows.X, rows.weights)
+        return judge, TrainingRows(apart, None, weights)
     if not est.early_stopping:
         return None, rows
     train, held = train_test_split(
@@ -76,7 +92,7 @@ def _given(est: Any, place: Place, dtype: str, validation_data: Any) -> Judge:
     """A judge by rows that the user hands in."""
     if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
         raise ValueError(
-            "validation_data must be (X, y) or (X, y, sample_weight), got "
+            "validation_data must be (X, y), (X, y, sample_weight) or a source, got "
             f"{type(validation_data).__name__}"
         )
     X, y, *w = validation_data

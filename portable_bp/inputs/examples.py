@@ -57,7 +57,12 @@ def learn(spec: NetSpec, X: Any, y: Any) -> NetSpec:
 
 
 def check(
-    spec: NetSpec, backend: Backend, dtype: str, *sets: Rows, sparse: bool = False
+    spec: NetSpec,
+    backend: Backend,
+    dtype: str,
+    *sets: Rows,
+    sparse: bool = False,
+    prefixes: Sequence[str] = NAMES,
 ) -> list[Rows]:
     """Check rows for a network that computes on ``backend`` in ``dtype``.
 
@@ -70,6 +75,8 @@ def check(
         What the user calls X, y and sample_weight (or None), and perhaps the same for validation.
     sparse : bool
         Whether X may be a sparse matrix of SciPy.
+    prefixes : sequence of str
+        What stands before X, y and sample_weight in the errors of each set.
 
     Returns
     -------
@@ -81,19 +88,21 @@ def check(
     ValueError, TypeError
         Naming the argument, what is wrong with it and what to do.
     """
-    there = [_all_to_host_if_foreign(backend, *r, sparse) for r in zip(sets, NAMES, strict=False)]
+    there = [
+        _all_to_host_if_foreign(backend, *r, sparse) for r in zip(sets, prefixes, strict=False)
+    ]
     known = [
-        _without_reading(spec, dtype, r, p, sparse) for r, p in zip(there, NAMES, strict=False)
+        _without_reading(spec, dtype, r, p, sparse) for r, p in zip(there, prefixes, strict=False)
     ]
     features = [r.x for r in known if _on_device(backend, r.x)]
     others = [a for r in known for a in (r.y, r.w) if _on_device(backend, a)]
     sound, copies = _read(backend, dtype, features, others)
     if not sound:
-        for rows, prefix in zip(known, NAMES, strict=False):
+        for rows, prefix in zip(known, prefixes, strict=False):
             _raise_invalid(backend, dtype, rows.x, f"{prefix}X")
     copy = iter(copies)
     checked = []
-    for (x, y, w), prefix in zip(known, NAMES, strict=False):
+    for (x, y, w), prefix in zip(known, prefixes, strict=False):
         n = x.shape[0]
         if _on_device(backend, y):
             values = next(copy)
@@ -253,6 +262,12 @@ def _raise_invalid(backend: Backend, dtype: str, x: Any, argument: str) -> None:
     host = backend.to_numpy(x)
     checks.finite(argument, host)
     checks.cast(argument, host, dtype)
+
+
+def sample_weight(values: Any, n: int) -> HostArray:
+    """Weights from anywhere on the host, checked, as :func:`check` gives them."""
+    numbers = arrays.numbers("sample_weight", to_host(values))
+    return _scaled(checks.sample_weight(numbers, n))
 
 
 def _scaled(weights: HostArray) -> HostArray:

@@ -46,7 +46,7 @@ def learn(spec: NetSpec, y: Any) -> HostArray | None:
             distinct: HostArray = np.unique(y.astype(str))
             if len(distinct) != classes:
                 raise ValueError(
-                    f"y has {len(distinct)} classes ({_some(distinct)}), but a network with "
+                    f"y has {len(distinct)} classes ({some(distinct)}), but a network with "
                     f"{spec.outputs} output(s) and loss={spec.loss!r} learns {classes}"
                 )
             return distinct
@@ -68,7 +68,7 @@ def to_numbers(spec: NetSpec, name: str, y: Any) -> HostArray:
     if y.dtype.kind not in "OU":
         if known is not None and y.ndim == 1:
             raise ValueError(
-                f"{name} holds numbers, but the network was fitted with the labels {_some(known)}"
+                f"{name} holds numbers, but the network was fitted with the labels {some(known)}"
             )
         return np.asarray(y)
     if known is None:
@@ -80,7 +80,7 @@ def to_numbers(spec: NetSpec, name: str, y: Any) -> HostArray:
     unseen = np.setdiff1d(text, known)
     if len(unseen):
         raise ValueError(
-            f"{name} has classes that were not there in fit: {_some(unseen)}; known are {_some(known)}"
+            f"{name} has classes that were not there in fit: {some(unseen)}; known are {some(known)}"
         )
     numbers: HostArray = np.searchsorted(known, text)
     return numbers
@@ -116,6 +116,7 @@ def warn_if_classes(spec: NetSpec, y: HostArray) -> None:
     )
 
 
-def _some(labels: HostArray) -> str:
+def some(labels: HostArray) -> str:
+    """The first labels, as errors list them."""
     shown = ", ".join(repr(str(label)) for label in labels[:5])
     return f"{shown}, ..." if len(labels) > 5 else shown

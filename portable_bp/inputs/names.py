@@ -36,7 +36,12 @@ def check(fitted: Sequence[str] | None, values: Any, name: str = "X") -> None:
             f"{name} does not have valid feature names, but the network was fitted with feature names"
         )
         return
-    if names == tuple(fitted):
+    compare(fitted, names, name)
+
+
+def compare(fitted: Sequence[str], names: Sequence[str], name: str = "X") -> None:
+    """Raise a ValueError where names are not those of ``fit``, in the same order."""
+    if tuple(names) == tuple(fitted):
         return
     message = "The feature names should match those that were passed during fit.\n"
     unseen = [n for n in names if n not in set(fitted)]

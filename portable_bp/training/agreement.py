@@ -14,6 +14,7 @@ from portable_bp._typing import Params
 from portable_bp._version import __version__
 from portable_bp.backend import Backend
 from portable_bp.inputs.containers import is_sparse
+from portable_bp.training.judging import ValidationSet
 from portable_bp.training.options import FitOptions
 from portable_bp.training.prepare import PreparedRows
 
@@ -39,7 +40,9 @@ def all_settings(
     begin : pairs (W, b)
         The parameters before the first step.
     """
-    sets = [*rows.data.arrays, rows.held and rows.held.X, rows.held and rows.held.y]
+    # Sources are read by one process: here all rows are arrays.
+    held = rows.held if isinstance(rows.held, ValidationSet) else ()
+    sets = [*getattr(rows.data, "arrays", ()), *held[:2]]
     library = backend.modules[0].replace("_", "-")
     return {
         "version of portable_bp": __version__,

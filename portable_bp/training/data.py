@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import numpy as np
 
 from portable_bp._typing import Array, HostArray
 from portable_bp.backend import Backend
-from portable_bp.backend.memory import physical_memory
 from portable_bp.backend.registry import get_backend, owner
 from portable_bp.inputs import checks
 from portable_bp.inputs.containers import is_sparse
@@ -40,6 +38,15 @@ class Chunk(NamedTuple):
     steps: int
 
 
+class Order(Protocol):
+    """The rows of an epoch, or some of its steps: an array of their numbers, or what stands for one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, places: slice, /) -> Any: ...
+    def reshape(self, steps: int, batch: int, /) -> Any: ...
+    def __array__(self) -> HostArray: ...
+
+
 class DataSource(Protocol):
     """The rows of a run; this is the one place where another kind of source plugs in."""
 
@@ -48,14 +55,17 @@ class DataSource(Protocol):
         """How many rows there are."""
 
     @property
-    def arrays(self) -> tuple[Any, ...]:
-        """``(X, y)`` or ``(X, y, weights)``, as they lie."""
+    def labels(self) -> bool:
+        """Whether y holds class labels, which a step expands."""
 
-    def chunks(self, order: HostArray, limit: int) -> Iterator[Chunk]:
+    def chunks(self, order: Any, limit: int) -> Iterator[Chunk]:
         """The steps of ``order``, shape (steps, batch), at most ``limit`` of them at a time."""
 
     def blocks(self, rows: int) -> Iterator[tuple[Array, ...]]:
         """All rows on the device in their own order: at once, or about ``rows`` at a time."""
+
+    def close(self) -> None:
+        """End what reads ahead; :meth:`chunks` begins it anew."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,13 @@ class DeviceData:
     @property
     def n(self) -> int:
         return int(self.arrays[0].shape[0])
+
+    @property
+    def labels(self) -> bool:
+        return bool(self.arrays[1].ndim == 1)
+
+    def close(self) -> None:
+        return
 
     def chunks(self, order: HostArray, limit: int) -> Iterator[Chunk]:
         # A batch of all rows is the same sum in any order: nothing to gather.
@@ -94,6 +111,13 @@ class HostStream:
     @property
     def n(self) -> int:
         return int(self.arrays[0].shape[0])
+
+    @property
+    def labels(self) -> bool:
+        return bool(self.arrays[1].ndim == 1)
+
+    def close(self) -> None:
+        return
 
     def chunks(self, order: HostArray, limit: int) -> Iterator[Chunk]:
         widths = zip(self.arrays, self.dtypes, strict=True)
@@ -199,8 +223,8 @@ class SparseRows:
 
 
 def data_source(
-    backend: Backend, dtype: str, X: Any, y: Any, weights: HostArray | None, *, shuffle: bool
-) -> DataSource:
+    backend: Backend, dtype: str, X: Any, y: Any, weights: HostArray | None
+) -> DeviceData | HostStream:
     """Checked rows on the device where they fit, else near it.
 
     Parameters
@@ -214,14 +238,10 @@ def data_source(
         Numbers (n, k), or class labels (n,) that a step expands.
     weights : array of shape (n,), optional
         On the host.
-    shuffle : bool
-        Whether rows are read in another order than theirs.
     """
     kinds = (dtype, backend.index_dtype if y.ndim == 1 else dtype, dtype)
     extra = () if weights is None else (weights,)
     dtypes = kinds[: 2 + len(extra)]
-    if shuffle:
-        _warn_of_paging(X)
     if owner(X) is None and must_stream(backend, X, dtype):
         if is_sparse(X):
             X = SparseRows(X.tocsr())
@@ -286,18 +306,3 @@ def _mapped(array: Any) -> bool:
     while array is not None and not isinstance(array, np.memmap):
         array = getattr(array, "base", None)
     return array is not None
-
-
-def _warn_of_paging(X: Any) -> None:
-    """Say that rows in random order of a file that does not fit in memory are slow to read."""
-    if owner(X) is not None or not _mapped(X):
-        return
-    memory, nbytes = physical_memory(), X.size * X.dtype.itemsize
-    if memory is not None and nbytes > memory:
-        warnings.warn(
-            f"X is a memory map of {nbytes:,} bytes, and this process has {memory:,} bytes of "
-            "memory: in random order its rows are read from the disk one by one, which is slow. Pass "
-            "shuffle=False with rows that were shuffled once in the file, or fewer rows",
-            UserWarning,
-            stacklevel=2,
-        )

@@ -20,11 +20,10 @@ from portable_bp.equations import activations, losses, optimizers, schedules
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import Schedule
 from portable_bp.errors import DivergenceError
-from portable_bp.inputs import examples
 from portable_bp.inputs.examples import Rows
 from portable_bp.mlp import MLP
 from portable_bp.processes import joined
-from portable_bp.training import recovery
+from portable_bp.sources.protocol import is_source
 from portable_bp.training.agreement import all_settings, follows_host
 from portable_bp.training.callbacks import Callback, EarlyStopping
 from portable_bp.training.checkpointing import Checkpointing, Signalled
@@ -33,7 +32,7 @@ from portable_bp.training.lbfgs import Objective, minimise
 from portable_bp.training.model import Model
 from portable_bp.training.options import FitOptions, check_options, check_parts
 from portable_bp.training.policy import EpochResult, FitPolicy
-from portable_bp.training.prepare import PreparedRows, prepare
+from portable_bp.training.prepare import PreparedRows, learn, prepare
 from portable_bp.training.shared_directory import SharedDirectory
 from portable_bp.training.shares import Shares
 from portable_bp.training.step import StepPlan, step_for
@@ -53,7 +52,7 @@ LBFGS_TOLERANCE = 1e-5
 def fit(
     net: MLP,
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     optimizer: str | Optimizer = "adam",
     learning_rate: float | Schedule = 1e-3,
@@ -87,10 +86,12 @@ def fit(
     ----------
     net : MLP
         What to train.
-    X : {array, sparse matrix} of shape (n, inputs)
+    X : {array, sparse matrix} of shape (n, inputs), or Source
         Finite numbers of any library. Host data are moved to ``backend``; a tensor that requires a
-        gradient is detached. Sparse rows become dense batch by batch.
-    y : array of shape (n, outputs) or (n,)
+        gradient is detached. Sparse rows become dense batch by batch. Of a source
+        (:func:`portable_bp.sources.open`), and of a memory map that does not fit in memory, two
+        windows of rows are in memory at a time; a new order mixes the rows of a window.
+    y : array of shape (n, outputs) or (n,), left out for a source
         ``(n,)`` for one output; class labels ``(n,)`` as integers 0, 1, ..., text or booleans, or
         one-hot rows. Text and booleans are kept as ``model.classes``, and predictions give them back.
     optimizer : str or Optimizer, default "adam"
@@ -107,8 +108,9 @@ def fit(
         batch of an epoch may be smaller.
     epochs : int, default 20
         How often every row is seen.
-    validation : float, (X, y) or (X, y, sample_weight), optional
-        A share of the rows to hold out, or data of your own: after each epoch the loss (its data
+    validation : float, (X, y), (X, y, sample_weight) or Source, optional
+        A share of the rows to hold out (of a source with 20 blocks or more, of the blocks), or data
+        of your own: after each epoch the loss (its data
         term, without penalties) and the accuracy or R squared on them are recorded.
     sample_weight : array of shape (n,), optional
         Not negative; a row of weight 0 is not there.
@@ -206,7 +208,7 @@ def fit(
         )  # fmt: skip
         check_parts(options, processes)
         start = None if params is None else checked_params(net, params)
-        spec = examples.learn(net.spec, X, y)
+        spec = learn(net.spec, X, y)
         held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
         arrays = () if params is None else leaves(as_pairs(params))
         backend = resolve(backend, X, y, sample_weight, *held_out, *arrays)
@@ -229,6 +231,7 @@ def fit(
                 options.seed, rows.held, options.callbacks, options.early, deadline,
                 checkpointed=options.checkpoint is not None, report_loss=options.report_loss,
                 processes=processes,
+                windows=rows.windows,
             )  # fmt: skip
             if processes.size > 1:
                 same = _identity(net, options, rows, policy)
@@ -237,7 +240,7 @@ def fit(
             return run(net, options, rows, policy, begin)
 
     def task() -> str:
-        n = X.shape[0] if hasattr(X, "shape") else len(X)
+        n = X.n if is_source(X) else X.shape[0] if hasattr(X, "shape") else len(X)
         batch = n if options.batch_size is None else min(options.batch_size, n)
         return f"training {net!r} on {n:,} rows, {batch:,} at a time"
 
@@ -256,7 +259,7 @@ def _by_steps(
         clip_value=options.clip_value, clip_norm=options.clip_norm, report=options.report_loss,
         parts=None if shares is None else shares.mine,
     )  # fmt: skip
-    labels = rows.data.arrays[1].ndim == 1
+    labels = rows.data.labels
     at_once = policy.batch_size if shares is None else shares.part_rows
     step = step_for(backend, plan, net.sizes, at_once, labels=labels)
     state = (begin, optimizers.init(rule, begin, xp=backend.xp))
@@ -354,7 +357,6 @@ def _identity(
     """What has to be the same for a run to go on from its checkpoint."""
     assert options.optimizer is not None
     layers = [activations.describe(a) for a in net.activations]
-    sets = (rows.data.arrays[0], rows.targets, rows.weights), rows.held or ()
     return {
         "network": [list(net.sizes), layers, losses.describe(net.loss)],
         "penalties": [net.l1, net.l2],
@@ -368,5 +370,5 @@ def _identity(
         "dtype": options.dtype,
         "parts": options.parts,
         "reduction": None if options.reduction == "fast" else options.reduction,
-        "data": recovery.fingerprint(policy.backend, options.dtype, *sets),
+        "data": rows.digest(),
     }

@@ -17,14 +17,15 @@ from portable_bp.backend import Backend, map_leaves
 from portable_bp.backend.memory import Result, translate_oom
 from portable_bp.backend.registry import get_backend, owner, resolve
 from portable_bp.errors import BackendError, CheckpointError
-from portable_bp.inputs import checks, examples
+from portable_bp.inputs import checks, examples, names
 from portable_bp.inputs import labels as labels_of
 from portable_bp.inputs.spec import NetSpec
 from portable_bp.inputs.transfer import dtype_name
 from portable_bp.mlp import MLP
 from portable_bp.persistence import documents, model_file
 from portable_bp.persistence.model_file import HostParams
-from portable_bp.training import blocks
+from portable_bp.sources.protocol import Described, is_source
+from portable_bp.training import blocks, source_rows
 from portable_bp.training.history import History
 from portable_bp.training.metrics import metric
 from portable_bp.training.model_displays import ModelDisplays
@@ -87,7 +88,7 @@ class Model(ModelDisplays):
 
         Parameters
         ----------
-        X : array of shape (n, inputs)
+        X : array of shape (n, inputs), or Source
             Of any library, on the host or on the model's device.
 
         Returns
@@ -107,6 +108,9 @@ class Model(ModelDisplays):
 
     def _joined(self, X: Any) -> Array:
         backend, layers = self.backend, self.net.activations
+        if isinstance(X, Described):
+            parts = source_rows.features(X, self.net.spec, self._dtype)
+            return np.concatenate([self._joined(part) for part in parts])  # type: ignore[return-value]
         if owner(X) is None:
             outs = blocks.forward(backend, layers, self.params, X, _check_block)
             host = [backend.to_numpy(o) for _, o in outs]
@@ -178,14 +182,14 @@ class Model(ModelDisplays):
         """What the network asks of its examples, with the labels and names that it has learnt."""
         return replace(self.net.spec, classes=self.classes, features=self.feature_names)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy for a classification loss, else R squared.
 
         Parameters
         ----------
-        X : array of shape (n, inputs)
+        X : array of shape (n, inputs), or Source
             Of any library, on the host or on the model's device.
-        y : array of shape (n,) or (n, outputs)
+        y : array of shape (n,) or (n, outputs), left out for a source
             The targets, as ``fit`` takes them.
         sample_weight : array of shape (n,), optional
             Not negative.
@@ -197,14 +201,14 @@ class Model(ModelDisplays):
         """
         return self.evaluate(X, y, sample_weight)[1]
 
-    def evaluate(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[float, float]:
+    def evaluate(self, X: Any, y: Any = None, sample_weight: Any = None) -> tuple[float, float]:
         """The loss and the score.
 
         Parameters
         ----------
-        X : array of shape (n, inputs)
+        X : array of shape (n, inputs), or Source
             Of any library, on the host or on the model's device.
-        y : array of shape (n,) or (n, outputs)
+        y : array of shape (n,) or (n, outputs), left out for a source
             The targets, as ``fit`` takes them.
         sample_weight : array of shape (n,), optional
             Not negative.
@@ -217,6 +221,10 @@ class Model(ModelDisplays):
             As :meth:`score` gives it.
         """
         X = self._admitted(X)
+        if isinstance(X, Described):
+            return self._guarded(X, lambda: self._judged(X, y, sample_weight))
+        if y is None:
+            raise TypeError("y is missing: only a source has its targets itself")
 
         def evaluated() -> tuple[float, float]:
             with self.backend.scope():
@@ -232,8 +240,27 @@ class Model(ModelDisplays):
 
         return self._guarded(X, evaluated)
 
+    def _judged(self, source: Described, y: Any, sample_weight: Any) -> tuple[float, float]:
+        """The loss and the score on the rows of a source."""
+        if y is not None:
+            raise TypeError("y must be left out for a source, which has its targets itself")
+        source_rows.check(self.net.spec, source, "X")
+        source_rows.check_labels(self.spec, source)
+        weights = None
+        if sample_weight is not None:
+            weights = examples.sample_weight(sample_weight, source.n)
+        held = source_rows.HeldSource.of(self.net.spec, self._dtype, source, weights)
+        judged = held.judged(self.backend, self.net.equations, self.params, 0)
+        return judged.loss, judged.score
+
     def _admitted(self, X: Any) -> Any:
-        """X as an array of the right shape, of the host or of the model's own device."""
+        """X as an array of the right shape, of the host or of the model's own device; or a source."""
+        if is_source(X):
+            source = Described.of(X, "X")
+            checks.matrix("X", source.shape, self.net.sizes[0])
+            if source.feature_names is not None and self.feature_names is not None:
+                names.compare(self.feature_names, source.feature_names)
+            return source
         foreign = owner(X)
         if foreign is not None and foreign.spec_of(X) != self.backend.spec:
             raise ValueError(

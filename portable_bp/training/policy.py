@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -21,10 +21,12 @@ from portable_bp.errors import CheckpointError
 from portable_bp.inputs.spec import NetSpec
 from portable_bp.mlp import MLP
 from portable_bp.processes import ALONE, Processes
-from portable_bp.training import blocks, recovery
+from portable_bp.training import recovery
 from portable_bp.training.callbacks import Callback, EarlyStopping, EpochEnd
+from portable_bp.training.data import Order
 from portable_bp.training.history import History
-from portable_bp.training.metrics import metric, metric_name
+from portable_bp.training.judging import Held
+from portable_bp.training.metrics import metric_name
 from portable_bp.training.model import Model
 
 LOOKAHEAD = 8
@@ -76,33 +78,23 @@ class Policy(Protocol):
     epochs: int
     """At most so many epochs run."""
 
-    def order(self, epoch: int) -> HostArray:
+    def order(self, epoch: int) -> Order:
         """The numbers of the rows in the order of the epoch that comes after ``epoch`` others."""
 
     def rates(self, steps: range) -> HostArray:
         """The rate of each of these steps."""
 
-    def penalties(self, orders: Sequence[HostArray]) -> HostArray | None:
+    def penalties(self, orders: Sequence[Order]) -> HostArray | None:
         """The coefficient of the L2 penalty of each step, or None where the step itself has it."""
 
     def lookahead(self) -> int:
         """How many epochs may run before :meth:`after_epoch` has to see them."""
 
-    def mean_losses(self, losses: HostArray, orders: Sequence[HostArray]) -> list[float]:
+    def mean_losses(self, losses: HostArray, orders: Sequence[Order]) -> list[float]:
         """The loss of each epoch, from those of its steps, shape (epochs, steps of an epoch)."""
 
     def after_epoch(self, result: EpochResult) -> str | None:
         """Why to stop, or None; ``"diverged"`` for a loss that cannot be gone on from."""
-
-
-class ValidationSet(NamedTuple):
-    """Rows that are held out, to judge each epoch by."""
-
-    X: Any
-    """On the device, or on the host where they are too large or sparse."""
-    y: HostArray
-    """Targets (n, k) or class labels (n,) on the host."""
-    weights: HostArray | None
 
 
 @dataclass
@@ -121,7 +113,7 @@ class FitPolicy:
         Rows to train on.
     weights : array of shape (n,), optional
     shuffle : bool
-    held : ValidationSet, optional
+    held : Held, optional
     callbacks : list of functions of an EpochEnd
         Early stopping and the progress bar among them.
     early : EarlyStopping, optional
@@ -134,6 +126,8 @@ class FitPolicy:
         Whether steps report their loss.
     processes : Processes
         Those that decide together.
+    windows : function of an epoch, optional
+        Its order, where the rows come in windows.
     """
 
     net: MLP
@@ -146,13 +140,14 @@ class FitPolicy:
     weights: HostArray | None
     shuffle: bool
     seed: int
-    held: ValidationSet | None
+    held: Held | None
     callbacks: list[Callback]
     early: EarlyStopping | None
     deadline: float
     checkpointed: bool
     report_loss: bool
     processes: Processes = ALONE
+    windows: Callable[[int], Order] | None = None
 
     history: History = field(default_factory=History, init=False)
     best: tuple[float, int, Params] | None = field(default=None, init=False)
@@ -177,7 +172,9 @@ class FitPolicy:
 
     # Before an epoch
 
-    def order(self, epoch: int) -> HostArray:
+    def order(self, epoch: int) -> Order:
+        if self.windows is not None:
+            return self.windows(epoch)
         if self.shuffle and self.batch_size < self.n:
             return rng.permutation(self.n, self.seed, rng.SHUFFLE, epoch)
         return np.arange(self.n)
@@ -188,7 +185,7 @@ class FitPolicy:
         total = self.epochs * self.per_epoch
         return np.asarray([self.schedule(t, total) for t in steps])
 
-    def penalties(self, orders: Sequence[HostArray]) -> HostArray | None:
+    def penalties(self, orders: Sequence[Order]) -> HostArray | None:
         return None
 
     def lookahead(self) -> int:
@@ -199,6 +196,7 @@ class FitPolicy:
             isinstance(self.schedule, ReduceOnPlateau),
             self.checkpointed,
             self.processes.size > 1,
+            self.windows is not None,
         )
         if any(looked_at):
             return 1
@@ -206,13 +204,13 @@ class FitPolicy:
         # One length for the whole run: a compiler makes a program for each.
         return next((e for e in range(most, 1, -1) if self.epochs % e == 0), 1)
 
-    def mean_losses(self, losses: HostArray, orders: Sequence[HostArray]) -> list[float]:
+    def mean_losses(self, losses: HostArray, orders: Sequence[Order]) -> list[float]:
         totals = np.stack([self._totals(order) for order in orders])
         # A batch of zero weights only reports a loss of 0 and counts for nothing.
         means: list[float] = np.average(losses, axis=1, weights=totals).tolist()
         return means
 
-    def _totals(self, order: HostArray) -> HostArray:
+    def _totals(self, order: Order) -> HostArray:
         """The weight of each step's loss in the epoch's mean: that of its rows."""
         n, size = self.n, self.batch_size
         if self.weights is None:
@@ -220,7 +218,7 @@ class FitPolicy:
             rows[-1] = n - (self.per_epoch - 1) * size
             return rows
         whole = n // size * size
-        weights = self.weights[order]
+        weights = self.weights[np.asarray(order)]
         totals = weights[:whole].reshape(-1, size).sum(axis=1)
         last = weights[whole:]
         return np.append(totals, last.sum()) if last.size else totals
@@ -243,17 +241,16 @@ class FitPolicy:
         self.history.append(row)
         return self._asked(row, result)
 
-    def _judged(self, held: ValidationSet, result: EpochResult) -> dict[str, float]:
+    def _judged(self, held: Held, result: EpochResult) -> dict[str, float]:
         """The loss and the score on the held-out rows."""
-        by_row, outputs = blocks.losses_and_outputs(
-            self.backend, self.net.equations, result.params(), held.X, held.y, self.processes
+        judged = held.judged(
+            self.backend, self.net.equations, result.params(), result.epoch, self.processes
         )
-        loss = blocks.mean_loss(by_row, held.weights)
-        if not math.isfinite(loss) and not self._warned:
+        if judged.doubt is not None and not self._warned:
             self._warned = True
-            warn(validation_loss_message(by_row, held.weights, result.epoch))
-        score = metric(self.net.loss, outputs, held.y, held.weights)
-        return {"validation_loss": loss, f"validation_{metric_name(self.net.loss)}": score}
+            warn(judged.doubt)
+        name = f"validation_{metric_name(self.net.loss)}"
+        return {"validation_loss": judged.loss, name: judged.score}
 
     def _keep_the_best(self, row: Mapping[str, float], result: EpochResult) -> None:
         score = row["validation_loss"] if self.early is None else self.early.score(row)
@@ -352,18 +349,6 @@ def watched_loss(row: Mapping[str, float]) -> float:
     if "validation_loss" not in row and "loss" not in row:
         raise ValueError("ReduceOnPlateau needs validation data, or report_loss=True")
     return row["validation_loss"] if "validation_loss" in row else row["loss"]
-
-
-def validation_loss_message(by_row: HostArray, weights: HostArray | None, epoch: int) -> str:
-    """What to say of a loss on held-out rows that is not a finite number, and of which row it is."""
-    bad = ~np.isfinite(by_row) if weights is None else ~np.isfinite(by_row) & (weights > 0)
-    rows = np.flatnonzero(bad)
-    row = f"that of validation row {rows[0]} is {by_row[rows[0]]}" if len(rows) else "it overflowed"
-    return (
-        f"the validation loss is not finite in epoch {epoch}: {row}. Such an epoch is not counted, "
-        "neither as the best nor as one without improvement. Check that row for missing values and "
-        "sentinels, or scale the inputs"
-    )
 
 
 def _says_stop(callback: Any, answer: Any) -> bool:

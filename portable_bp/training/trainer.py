@@ -18,7 +18,7 @@ import numpy as np
 from portable_bp._typing import HostArray, Params, Step, Tree
 from portable_bp.backend import Backend, EagerRunner, Runner
 from portable_bp.equations.optimizers import Optimizer
-from portable_bp.training.data import Chunk, DataSource
+from portable_bp.training.data import Chunk, DataSource, Order
 from portable_bp.training.policy import EpochResult, Policy
 from portable_bp.training.shares import Shares
 
@@ -90,7 +90,7 @@ class Turn(NamedTuple):
     epoch: int
     """How many epochs came before."""
     first_step: int
-    orders: Sequence[HostArray]
+    orders: Sequence[Order]
     inputs: tuple[HostArray, ...]
     """For each step: its number, the optimiser's coefficients, and that of the penalty."""
     rates: HostArray
@@ -183,6 +183,8 @@ class Trainer:
                     self.snapshot()
         except NotFiniteError:
             self.stopped = "diverged"
+        finally:
+            self.data.close()
         return self.stopped or "finished"
 
     def _turn(self, epochs: int) -> None:
@@ -229,7 +231,7 @@ class Trainer:
         # From a snapshot a run that diverged is replayed, by all processes: no clock decides.
         return rows > SNAPSHOT_ROWS or (self._alone and age > SNAPSHOT_SECONDS)
 
-    def _own(self, order: HostArray) -> HostArray:
+    def _own(self, order: Any) -> Any:
         """The rows of this process in these batches."""
         return order if self.shares is None else self.shares.rows(order)
 
@@ -252,11 +254,11 @@ class Trainer:
                     if self.stopped:
                         return
 
-    def _parts(self, orders: Sequence[HostArray]) -> Iterator[tuple[HostArray, int]]:
+    def _parts(self, orders: Sequence[Order]) -> Iterator[tuple[Order, int]]:
         """Mini-batches of one size each, shape (steps, batch), and the number of the first of them."""
         n, size = self.data.n, self.batch_size
         if n % size == 0:
-            together = orders[0] if len(orders) == 1 else np.concatenate(orders)
+            together: Order = orders[0] if len(orders) == 1 else np.concatenate(orders)
             yield together.reshape(-1, size), 0
             return
         whole = n // size * size
@@ -267,7 +269,7 @@ class Trainer:
             yield order[whole:].reshape(1, -1), first + self.per_epoch - 1
 
     def _step_inputs(
-        self, first: int, rates: HostArray, orders: Sequence[HostArray]
+        self, first: int, rates: HostArray, orders: Sequence[Order]
     ) -> tuple[HostArray, ...]:
         """For each step of a turn: its number, and what its plan asks for."""
         numbers = np.arange(first, first + len(rates))
@@ -276,7 +278,7 @@ class Trainer:
         if penalties is not None:
             coefficients.append(penalties)
         if self.shares is not None:
-            coefficients += self.shares.columns(orders)
+            coefficients += self.shares.columns([np.asarray(order) for order in orders])
         columns = (
             np.broadcast_to(np.asarray(c, dtype=self.dtype), numbers.shape) for c in coefficients
         )
@@ -322,16 +324,22 @@ class Trainer:
 
     def replay(self) -> Iterator[ReplayedStep]:
         """The steps since the last snapshot, one by one, to find the one that went wrong."""
+        try:
+            yield from self._replayed()
+        finally:
+            self.data.close()
+
+    def _replayed(self) -> Iterator[ReplayedStep]:
         for turn in self._turns:
             done = max(0, self._snapshot.steps - turn.first_step)
             for i in range(done, min(self.steps - turn.first_step, len(turn.inputs[0]))):
                 epoch, in_epoch = divmod(i, self.per_epoch)
                 start = in_epoch * self.batch_size
                 rows = turn.orders[epoch][start : start + self.batch_size]
-                (batch,) = self.data.chunks(rows[None, :], 1)
+                (batch,) = self.data.chunks(rows.reshape(1, -1), 1)
                 chunk = batch
                 if self.shares is not None:
-                    (chunk,) = self.data.chunks(self._own(rows[None, :]), 1)
+                    (chunk,) = self.data.chunks(self._own(rows.reshape(1, -1)), 1)
                 inputs = tuple(t[i : i + 1] for t in turn.inputs)
                 yield ReplayedStep(
                     turn.epoch + epoch, in_epoch, chunk, batch, inputs, float(turn.rates[i])

@@ -15,7 +15,8 @@ import portable_bp
 from portable_bp import DivergenceError, schedules
 from portable_bp.backend import Runner
 from portable_bp.estimators import MLPClassifier, MLPRegressor
-from portable_bp.training import data
+from portable_bp.sources.npy import Matrix
+from portable_bp.training import data, source_rows
 from portable_bp.training.checkpointing import Checkpointing
 from portable_bp_backends.numpy_backend import NumpyBackend
 
@@ -89,6 +90,9 @@ class Estimator:
 DOORS = pytest.mark.parametrize("door", [Fit(), Estimator()], ids=["fit", "estimator"])
 
 
+HELD_OUT = {Fit: {"validation": 0.2}}
+
+
 def same(a: Trained, b: Trained) -> None:
     assert a.losses == b.losses
     assert a.validation == b.validation
@@ -145,17 +149,35 @@ def test_a_memory_map_is_streamed_with_the_same_bits(
 
 
 @DOORS
-def test_a_memory_map_larger_than_memory_says_that_it_is_slow(
+def test_a_memory_map_that_does_not_fit_in_memory_is_read_in_windows(
     door: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "x.npy", X)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    monkeypatch.setattr(data, "physical_memory", lambda: X.nbytes - 1)
-    with pytest.warns(UserWarning, match=r"memory map of 1,440 bytes.*slow.*shuffle=False"):
-        door(mapped)
-    door(mapped, shuffle=False)
-    monkeypatch.setattr(data, "physical_memory", lambda: X.nbytes)
-    door(mapped)
+    read: list[int] = []
+    fill = Matrix.read
+
+    def noted(self: Any, start: int, out: Any) -> None:
+        read.append(len(out))
+        fill(self, start, out)
+
+    monkeypatch.setattr(Matrix, "read", noted)
+    monkeypatch.setattr(source_rows, "physical_memory", lambda: X.nbytes / source_rows.FILL - 1)
+    in_order = door(X, shuffle=False)
+    assert read == []
+    same(door(mapped, shuffle=False), in_order)
+    assert sum(read) == 4 * 45, "every row once an epoch"
+    shuffled, in_memory = door(mapped), door(X)
+    assert shuffled.losses != in_order.losses
+    np.testing.assert_allclose(shuffled.losses, in_memory.losses, rtol=0.2)
+    assert len(door(mapped, early=True, **HELD_OUT.get(type(door), {})).validation) == 4
+    assert door(mapped, optimizer="lbfgs").losses == pytest.approx(
+        door(X, optimizer="lbfgs").losses
+    )
+    monkeypatch.setattr(source_rows, "physical_memory", lambda: X.nbytes / source_rows.FILL)
+    read.clear()
+    same(door(mapped), in_memory)
+    assert read == []
 
 
 class Killed(Exception):
