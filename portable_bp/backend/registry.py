@@ -26,6 +26,7 @@ from portable_bp.errors import (
     BackendUnavailableError,
     MixedBackendError,
 )
+from portable_bp.processes import current
 
 GROUP = "portable_bp.backends"
 VARIABLE = "PORTABLE_BP_BACKEND"
@@ -94,7 +95,8 @@ def choose_auto() -> tuple[str, str]:
     for adapter in _by_priority():
         specs = adapter.accelerators()
         if specs:
-            return specs[0], f"{specs[0]} is the first usable accelerator"
+            spec = specs[current().local_rank % len(specs)]
+            return spec, f"{spec} is the first usable accelerator"
     return "numpy", f"no usable accelerator: {_reasons()}"
 
 
@@ -105,9 +107,13 @@ def _any_library(alias: str) -> str:
         if index not in ("", "0"):
             raise BackendUnavailableError(f"backend {alias!r} cannot be used: there is one CPU")
         return "numpy"
-    specs = [spec for adapter in _by_priority() for spec in adapter.accelerators()]
+    by_library = [adapter.accelerators() for adapter in _by_priority()]
+    specs = [spec for library in by_library for spec in library]
+    if specs and not index:
+        first = next(filter(None, by_library))
+        return first[current().local_rank % len(first)]
     for spec in specs:
-        if not index or spec.rpartition(":")[2] == index:
+        if spec.rpartition(":")[2] == index:
             return spec
     if specs:
         raise BackendUnavailableError(
@@ -194,7 +200,18 @@ def get_backend(spec: str | Backend) -> Backend:
     elif spec.partition(":")[0] in ANY_LIBRARY:
         alias, spec = spec, _any_library(spec)
         _log.info("backend %s: %s", alias, spec)
-    return _load(spec)
+    return _of_this_process(_load(spec), spec)
+
+
+def _of_this_process(backend: Backend, spec: str) -> Backend:
+    """One accelerator for each process of this machine, where the spec has no number."""
+    processes = current()
+    if processes.size == 1 or spec[-1].isdigit():
+        return backend
+    specs = type(backend).accelerators()
+    if backend.spec not in specs:
+        return backend
+    return _load(specs[processes.local_rank % len(specs)])
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from portable_bp.equations.activations import ACTIVATIONS
 from portable_bp.equations.optimizers import OPTIMIZERS
 from portable_bp.mlp import MLP
 from portable_bp.persistence import atomic, container
+from portable_bp.processes import current, distributed
 from portable_bp.tabular import Prepared, TabularModel
 from portable_bp.training.callbacks import ProgressBar
 from portable_bp.training.fit import fit
@@ -95,6 +97,8 @@ class Widths(click.ParamType):  # type: ignore[type-arg]  # click 8.1 to 8.3: no
 @click.option("--resume", is_flag=True, help="Resume the run in the checkpoint directory.")
 @click.option("--early-stopping", type=click.IntRange(min=1), metavar="EPOCHS", help="Stop after "
               "this many epochs without a lower validation loss, and keep the best model.")  # fmt: skip
+@click.option("--distributed", metavar="ENGINE", help="Train on all processes that a launcher has "
+              "started: mpi for mpiexec and srun, torch for torchrun.")  # fmt: skip
 @shell.json_option
 @shell.quiet_option
 @click.pass_context
@@ -106,27 +110,57 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
     is (numbers, categories, dates, ...) is inferred and printed; the model keeps what was learnt of it.
     Some of the rows are held out for the test.
     """
-    o = options
-    if o["checkpoint"] is None and (o["resume"] or o["every"] is not None):
-        raise click.UsageError("--resume and --every need --checkpoint DIR")
-    out = shell.console(o["quiet"] or o["as_json"])
-    began = time.perf_counter()
-    container.require_library()
-    shell.check_target(o["output"], source)
-    shell.check_target(o["picture"], source, o["output"])
-    if o["picture"] is not None:
-        plot.check(o["picture"])
-    backend, why = choose(o["backend"], context)
-    table = datasets.load(source, o["header"], query=o["query"])
-    ready = kinds.prepared(table, o)
-    net = ready.network(o["hidden"], hidden=o["activation"], dropout=o["dropout"], l2=o["l2"])
+    engine = options["distributed"]
+    with nullcontext() if engine is None else distributed(engine):
+        return _train(context, source, options)
+
+
+def _train(context: click.Context, source: str, o: Mapping[str, Any]) -> int:
+    """The command, on each process; the first one prints and writes."""
+    processes, began = current(), time.perf_counter()
+    out = shell.console(o["quiet"] or o["as_json"] or processes.rank > 0)
+    with processes.agreeing():
+        if o["checkpoint"] is None and (o["resume"] or o["every"] is not None):
+            raise click.UsageError("--resume and --every need --checkpoint DIR")
+        container.require_library()
+        shell.check_target(o["output"], source)
+        shell.check_target(o["picture"], source, o["output"])
+        if o["picture"] is not None:
+            plot.check(o["picture"])
+        backend, why = choose(o["backend"], context)
+        table = datasets.load(source, o["header"], query=o["query"])
+        ready = kinds.prepared(table, o)
+        net = ready.network(o["hidden"], hidden=o["activation"], dropout=o["dropout"], l2=o["l2"])
     bar = IntroducedBar(out, partial(print_setup, out, table, ready, backend, why, net))
     model = run(net, ready, o, callbacks=[bar], backend=backend)
     code = CODES.get(model.stopped, 0)
-    if code and o["checkpoint"] is not None:
-        shell.say(f"{model.stopped}; saved in {o['checkpoint']}: continue with --resume")
-        return code
-    report = {
+
+    def finish() -> None:
+        if code and o["checkpoint"] is not None:
+            shell.say(f"{model.stopped}; saved in {o['checkpoint']}: continue with --resume")
+            return
+        report = made_of(table, ready, model, backend, why, o, began)
+        if o["as_json"]:
+            shell.print_json(report)
+        print_summary(out, report)
+        if code:
+            shell.say(f"{model.stopped}; {o['output']} is the best model so far")
+
+    processes.on_first(finish)
+    return code
+
+
+def made_of(
+    table: datasets.Table,
+    ready: Prepared,
+    model: Model,
+    backend: Backend,
+    why: str,
+    o: Mapping[str, Any],
+    began: float,
+) -> dict[str, Any]:
+    """The report of a run whose model is written now."""
+    return {
         "source": table.source,
         "note": table.note,
         "task": ready.preparation.task,
@@ -138,8 +172,8 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
         "rows": {name: len(rows) for name, rows in ready.parts._asdict().items()},
         "backend": backend.spec,
         "backend_why": why,
-        "layers": list(net.sizes),
-        "parameters": net.n_parameters,
+        "layers": list(model.net.sizes),
+        "parameters": model.net.n_parameters,
         "epochs": len(model.history.epochs),
         "best_epoch": model.best_epoch,
         "stopped": model.stopped,
@@ -148,12 +182,6 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
         **write(ready, model, o["output"], o["picture"]),
         "seconds": time.perf_counter() - began,
     }
-    if o["as_json"]:
-        shell.print_json(report)
-    print_summary(out, report)
-    if code:
-        shell.say(f"{model.stopped}; {o['output']} is the best model so far")
-    return code
 
 
 def run(net: MLP, ready: Prepared, o: Mapping[str, Any], **options: Any) -> Model:

@@ -84,3 +84,20 @@ def test_three_and_four_in_all_cases(results: Any, name: str, size: int) -> None
 @pytest.mark.parametrize("name", FEW)
 def test_two_with_torch(results: Any, name: str) -> None:
     _check(name, results("torch", 2, "numpy", FEW)[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("backend", ["torch", "jax", "strict"])
+def test_other_backends(results: Any, name: str, backend: str) -> None:
+    together = results("mpi", 2, backend, FEW)[name]
+    if name != "ordered":
+        return _check(name, together)
+    # The bits are those of one process of the same backend, which adds in another order than NumPy.
+    assert together["same"]
+    one = runs.result(name, backend=backend)
+    if backend == "jax":  # XLA compiles another program for two parts than for four
+        np.testing.assert_allclose(together["params"], one["params"], 0, 1e-6)
+    else:
+        assert together["params"].tobytes() == one["params"].tobytes()
+    return None
