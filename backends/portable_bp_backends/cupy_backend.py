@@ -85,7 +85,9 @@ class CupyBackend(Backend):
                 "cupy-cuda12x[ctk] (CUDA 12; also for GPUs older than Turing)"
             )
         if "cupy" not in sys.modules and not _driver.is_there():
-            return f"CuPy {cls.version()} is installed but finds no driver of a GPU; check nvidia-smi"
+            return (
+                f"CuPy {cls.version()} is installed but finds no driver of a GPU; check nvidia-smi"
+            )
         import cupy
 
         try:

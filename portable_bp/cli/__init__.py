@@ -18,11 +18,11 @@ from portable_bp.cli import shell
 COMMANDS = {
     "train": "Train a network on SOURCE and write the model to a file.",
     "predict": "Predict every row of FILE with MODEL, a file that train wrote.",
-    "inspect": "Show what a model file holds: network, columns, training, scores.",
+    "inspect": "Show what MODEL holds: network, columns, training, scores.",
     "export": "Write MODEL, a file that train wrote, in another language.",
     "info": "Show the backends of this machine, and why any cannot be used.",
     "explain": "Work through backpropagation: every number of two small networks.",
-    "check": "Compare backends with float64 NumPy: every equation, and whole runs.",
+    "check": "Compare backends with float64 NumPy: equations and whole runs.",
 }
 """From the name of a command to its line in the help."""
 

@@ -17,7 +17,7 @@ from portable_bp.persistence import atomic
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("source", metavar="FILE")
+@click.argument("source", metavar="FILE", shell_complete=shell.complete_source)
 @shell.header_option
 @shell.query_option
 @click.option(

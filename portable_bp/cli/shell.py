@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from portable_bp.errors import DivergenceError
 from portable_bp.persistence import atomic
@@ -165,16 +166,17 @@ def to_json(value: Any, **options: Any) -> str:
     >>> to_json({"rmse": float("inf"), "losses": (0.5, float("nan"))})
     '{"rmse": null, "losses": [0.5, null]}'
     """
-    return json.dumps(_finite(value), allow_nan=False, **options)
+    return json.dumps(finite(value), allow_nan=False, **options)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value of JSON with null in place of infinity and NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 
@@ -202,6 +204,15 @@ quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but err
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
+
+
+def complete_source(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """What a shell offers for a table: files, and the table that has a name."""
+    named = [CompletionItem("digits")] if "digits".startswith(incomplete) else []
+    return [*named, CompletionItem(incomplete, type="file")]
+
 
 query_option = click.option(
     "--query", metavar="SQL", help="What to read from a database, as 'SELECT * FROM table'."

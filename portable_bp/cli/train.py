@@ -51,7 +51,7 @@ class Widths(click.ParamType):  # type: ignore[type-arg]  # click 8.1 to 8.3: no
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=shell.complete_source)
 @shell.header_option
 @shell.query_option
 @click.option("--target", metavar="COLUMN", help="The column to predict.  [default: digit of the "
@@ -160,6 +160,13 @@ def made_of(
     began: float,
 ) -> dict[str, Any]:
     """The report of a run whose model is written now."""
+    scores = evaluate(ready, model)
+    rows = {name: len(rows) for name, rows in ready.parts._asdict().items()}
+    facts = {
+        "source": shell.printable(table.source),
+        "rows": rows,
+        "scores": {k: shell.finite(v) for k, v in scores.items() if k.startswith("test_")},
+    }
     return {
         "source": table.source,
         "note": table.note,
@@ -169,7 +176,7 @@ def made_of(
         "classes": list(ready.preparation.classes),
         "columns": [treatment._asdict() for treatment in ready.report],
         "left_out": ready.left_out,
-        "rows": {name: len(rows) for name, rows in ready.parts._asdict().items()},
+        "rows": rows,
         "backend": backend.spec,
         "backend_why": why,
         "layers": list(model.net.sizes),
@@ -177,9 +184,9 @@ def made_of(
         "epochs": len(model.history.epochs),
         "best_epoch": model.best_epoch,
         "stopped": model.stopped,
-        **evaluate(ready, model),
+        **scores,
         "history": model.history.epochs,
-        **write(ready, model, o["output"], o["picture"]),
+        **write(ready, model, facts, o["output"], o["picture"]),
         "seconds": time.perf_counter() - began,
     }
 
@@ -206,11 +213,11 @@ def run(net: MLP, ready: Prepared, o: Mapping[str, Any], **options: Any) -> Mode
 
 
 def write(
-    ready: Prepared, model: Model, output: Path, picture: Path | None
+    ready: Prepared, model: Model, facts: dict[str, Any], output: Path, picture: Path | None
 ) -> dict[str, str | None]:
     """Write the model and, if asked for, the plot of its history and test rows; where they are."""
     with shell.failing(output):
-        TabularModel(ready.preparation, model).save(output)
+        TabularModel(ready.preparation, model, facts).save(output)
     if picture is None or not model.history.epochs:
         return {"model": str(output), "plot": None}
     with shell.failing(picture):

@@ -140,8 +140,19 @@ TABULAR = record(
         "task": choice("classification", "regression"),
         "classes": listing(label),
     },
-    {"columns": listing(column, minimum=1)},
+    {
+        "columns": listing(column, minimum=1),
+        "facts": record(
+            {},
+            {
+                "source": text,
+                "rows": mapping(integer()),
+                "scores": mapping(nullable(number(finite=False))),
+            },
+        ),
+    },
 )
+"""The facts are for people: what it was trained on, and how well; nothing is computed from them."""
 
 ESTIMATOR = record(
     {
@@ -194,15 +205,15 @@ _READ_BY = {
 }
 
 
-def read(path: str | os.PathLike[str], kind: str) -> container.Contents:
+def read(path: str | os.PathLike[str], kind: str | None = None) -> container.Contents:
     """The contents of a file of this kind, once all of them are right.
 
     Parameters
     ----------
     path : path
         The file.
-    kind : str
-        ``"model"``, ``"tabular"`` or ``"checkpoint"``.
+    kind : str or None
+        ``"model"``, ``"tabular"`` or ``"checkpoint"``; None for any of them.
 
     Returns
     -------
@@ -220,9 +231,10 @@ def read(path: str | os.PathLike[str], kind: str) -> container.Contents:
     """
     arrays, metadata = container.read(path)
     name = metadata.get("kind")
-    if name != kind:
+    if name != kind and (kind is not None or name not in [*_KINDS]):
         known = _READ_BY.get(name) if isinstance(name, str) else None
-        raise CheckpointError(f"{os.fspath(path)} is {known or f'no {kind} of portable_bp'}")
+        other = f"no {kind or 'file'} of portable_bp"
+        raise CheckpointError(f"{os.fspath(path)} is {known or other}")
     try:
         check(arrays, metadata)
     except ValueError as error:

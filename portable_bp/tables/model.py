@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,29 +23,32 @@ from portable_bp.training.model import Model, pack_model, unpack_model
 class TabularModel:
     """A trained network with the preparation of its table: takes tables, gives labels or quantities.
 
-        Parameters
-        ----------
-        preparation : Preparation
-            How a table becomes numbers.
-        model : Model
-            The trained network.
+    Parameters
+    ----------
+    preparation : Preparation
+        How a table becomes numbers.
+    model : Model
+        The trained network.
+    facts : mapping
+        For people: ``source`` and ``rows`` of the table that it was trained on, its ``scores``.
 
-        Examples
-        --------
-        >>> import numpy as np, portable_bp
+    Examples
+    --------
+    >>> import numpy as np, portable_bp
     >>> from portable_bp.tables.prepare import prepare
-        >>> x = np.linspace(-1, 1, 60)
-        >>> kinds = np.where(x > 0, "plus", "minus").astype(object)
-        >>> ready = prepare(Table("signs", {"x": x, "sign": kinds}), "sign")
-        >>> net = ready.network([8])
-        >>> fitted = portable_bp.fit(net, *ready.part(ready.parts.train), epochs=50, learning_rate=0.1)
-        >>> model = TabularModel(ready.preparation, fitted)
-        >>> model.predict(Table("two", {"x": np.asarray([-0.7, 0.7])}))
-        ['minus', 'plus']
+    >>> x = np.linspace(-1, 1, 60)
+    >>> kinds = np.where(x > 0, "plus", "minus").astype(object)
+    >>> ready = prepare(Table("signs", {"x": x, "sign": kinds}), "sign")
+    >>> net = ready.network([8])
+    >>> fitted = portable_bp.fit(net, *ready.part(ready.parts.train), epochs=50, learning_rate=0.1)
+    >>> model = TabularModel(ready.preparation, fitted)
+    >>> model.predict(Table("two", {"x": np.asarray([-0.7, 0.7])}))
+    ['minus', 'plus']
     """
 
     preparation: Preparation
     model: Model
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def predict(self, table: Table) -> list[Label]:
         """The label or the quantity of each row.
@@ -128,6 +132,7 @@ class TabularModel:
             "target": p.target,
             "task": p.task,
             "classes": list(p.classes),
+            "facts": dict(self.facts),
         }
         if p.columns:
             metadata["columns"], codes = columns.to_data(p.columns)
@@ -170,4 +175,5 @@ def load(path: str | os.PathLike[str], backend: str | Backend | None = None) -> 
         float(arrays["target_scale"]),
         columns.from_data(metadata.get("columns", []), arrays),
     )
-    return TabularModel(preparation, unpack_model(path, arrays, metadata["model"], resolved))
+    fitted = unpack_model(path, arrays, metadata["model"], resolved)
+    return TabularModel(preparation, fitted, metadata.get("facts", {}))

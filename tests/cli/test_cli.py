@@ -786,6 +786,10 @@ def test_info(right):
     assert found == set(portable_bp.available_backends())
     for row in told["backends"]:
         assert bool(row["why_not"]) != bool(row["devices"])
+    told = json.loads(right("info", "--no-probe", "--json"))
+    assert {row["name"]: row["installed"] for row in told["backends"]}["torch"] is True
+    assert told["auto"] is None
+    assert "torch   2" in right("info", "--no-probe")
 
 
 def test_explain(right):

@@ -457,7 +457,11 @@ def test_directories_are_not_tables(tmp_path):
 
 
 def test_digits():
-    table = load("digits")
+    from sklearn.datasets import load_digits
+
+    table, theirs = load("digits"), load_digits()
+    np.testing.assert_array_equal(numbers("digits"), np.c_[theirs.data, theirs.target])
+    assert [*table.columns] == [*theirs.feature_names, "digit"]
     assert table.rows == 1797
     assert table.default_target == "digit"
     assert table.numbers([n for n in table.columns if n != "digit"]).max() == 16
