@@ -16,19 +16,19 @@ from portable_bp.cli import shell
 
 @click.command()
 @shell.json_option
-@click.option("--probe/--no-probe", default=True, help="Look for devices, for which a library that "
-              "can have a GPU here is imported, or show only what is installed.")  # fmt: skip
-def info(as_json: bool, probe: bool) -> int:
+@click.option("--no-probe", is_flag=True, help="Import no library to look for its devices: show "
+              "only what is installed.")  # fmt: skip
+def info(as_json: bool, no_probe: bool) -> int:
     """Show the backends of this machine: devices, versions, and why any cannot be used."""
     rows: list[dict[str, Any]] = []
     for name, adapter in sorted(adapters().items()):
         row: dict[str, Any] = {"name": name, "version": adapter.version()}
-        if probe:
+        if not no_probe:
             row |= {"devices": [*adapter.devices()], "why_not": adapter.unavailable_reason()}
         else:
             row["installed"] = adapter.installed()
         rows.append(row)
-    chosen, why = choose_auto() if probe else (None, None)
+    chosen, why = (None, None) if no_probe else choose_auto()
     report = {
         "portable_bp": __version__,
         "python": platform.python_version(),
@@ -47,7 +47,7 @@ def info(as_json: bool, probe: bool) -> int:
                f"{report['cpus']} CPUs\n")  # fmt: skip
     for row in rows:
         print(f"{row['name']:<8}{row['version'] or '-':<14}{_usable(row)}")
-    if probe:
+    if not no_probe:
         print(f"\nauto: {chosen} ({why})")
     if report[VARIABLE]:
         print(f"{VARIABLE}: {report[VARIABLE]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sqlite3
 import tomllib
 from pathlib import Path
 
@@ -50,6 +51,10 @@ def run_commands(capsys, tmp_path, monkeypatch):
     size, age = np.random.default_rng(0).normal(size=(2, 200))
     rows = np.column_stack([size, age, 100 + 10 * size - age])
     np.savetxt("table.csv", rows, delimiter=",", header="size,age,price", comments="")
+    with sqlite3.connect("houses.db") as connection:
+        connection.execute("CREATE TABLE house (size REAL, age REAL, price REAL)")
+        connection.executemany("INSERT INTO house VALUES (?, ?, ?)", rows.tolist())
+    connection.close()
 
     def run(page):
         for words in commands("portable-bp", page):
@@ -84,10 +89,10 @@ def test_the_code_runs_as_printed(capsys, tmp_path, monkeypatch):
 
 
 def test_the_commands_run_as_printed(run_commands, tmp_path):
-    assert {words[1] for words in commands("portable-bp")} == set(cli.commands.commands)
+    assert {words[1] for words in commands("portable-bp")} == set(cli.COMMANDS)
     run_commands(README)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "table.csv", "model.safetensors", "loss.png", "model.onnx",
+        "table.csv", "houses.db", "model.safetensors", "loss.png", "model.onnx",
     }  # fmt: skip
 
 
@@ -103,8 +108,8 @@ def test_the_page_on_the_command_line_has_every_option_and_default():
     defaults = dict(re.findall(r"^\| `(--[\w-]+).*?` \| (.*?) \|", PAGE, re.MULTILINE))
     options = {
         (name, option.opts[0]): option.default
-        for name, command in cli.commands.commands.items()
-        for option in command.params
+        for name in cli.COMMANDS
+        for option in cli.commands.get_command(click.Context(cli.commands), name).params
         if isinstance(option, click.Option)
     }
     for (name, flag), default in options.items():
