@@ -52,7 +52,10 @@ def describe(metadata: dict[str, Any]) -> dict[str, Any]:
     report = {"kind": kind}
     if kind == "tabular":
         report |= {key: metadata[key] for key in ("task", "target", "classes", "features")}
-        report["facts"] = metadata.get("facts", {})
+        kinds = [
+            {key: column[key] for key in ("name", "kind")} for column in metadata.get("columns", [])
+        ]
+        report |= {"columns": kinds, "facts": metadata.get("facts", {})}
     else:
         report |= {"classes": model.get("classes", []), "features": model.get("feature_names", [])}
     report |= {key: model[key] for key in ("backend", "dtype", "stopped", "best_epoch", "network")}
@@ -81,11 +84,15 @@ def _lines(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "table", f"{facts['source']}" + (f" (rows: {rows})" if rows else "")
     if "task" in report:
         yield "target", f"{report['target']!r}: {report['task']}"
-    for heading in ("classes", "features"):
-        values = report.get(heading, [])
+    columns = [f"{c['name']!r} ({c['kind']})" for c in report.get("columns", [])]
+    for heading, values in (
+        ("classes", [*map(repr, report.get("classes", []))]),
+        ("columns", columns),
+        ("features", [*map(repr, report.get("features", []))]),
+    ):
         if values:
-            first = ", ".join(map(repr, values[:SHOWN]))
-            yield heading, f"{len(values):,}: {first}" + (", ..." if len(values) > SHOWN else "")
+            more = ", ..." if len(values) > SHOWN else ""
+            yield heading, f"{len(values):,}: {', '.join(values[:SHOWN])}{more}"
     if "dtype" in report:
         best = f", best epoch {report['best_epoch']}" if report["best_epoch"] else ""
         yield (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from portable_bp.tables.table import DataError
+from portable_bp.errors import DataError
 
 MOST = 10
 """So many problems are told; the others are counted."""

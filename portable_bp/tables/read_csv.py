@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -60,9 +60,20 @@ def read_csv(file: TextFile, header: bool | None = None) -> Table:
         file.name,
         columns.values,
         note="; ".join(notes),
-        place=partial(file.line_of, separator=dialect.separator, skip=dialect.skip),
+        place=_Places(partial(file.lines, dialect.separator, dialect.skip)),
         text=partial(_text, columns.spelled),
     )
+
+
+class _Places:
+    """From rows to lines of the file, which is read again when somebody asks for the first time."""
+
+    def __init__(self, lines: Callable[[], list[int]]) -> None:
+        self.lines = cache(lines)
+
+    def __call__(self, row: int) -> str:
+        lines = self.lines()
+        return f"line {lines[row]}" if row < len(lines) else f"row {row}"
 
 
 def _index_columns(names: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from portable_bp._typing import HostArray
 from portable_bp.errors import DataError as DataError
 from portable_bp.tables.cells import NUMBER, advice
+from portable_bp.tables.problems import MOST, listed
 
 
 def plain_name(name: str) -> str:
@@ -149,33 +150,24 @@ class Table:
                 f"{self.source} has no column {shown(name)}; it has {some(self.columns)}"
                 f"{_did_you_mean(name, self.columns)}"
             )
-        values = self.columns[name]
-        if values.dtype.kind not in "biufO":
-            raise DataError(
-                f"{self.source}: column {shown(name)} holds neither numbers nor text (dates, lists, "
-                "...); turn it into numbers, or leave it out"
-            )
-        missing = _missing(values)
-        if missing.any():
-            raise DataError(
-                f"{self.source}, {self.place(int(np.argmax(missing)))}: column {shown(name)} has a "
-                f"missing value (empty, NA or NaN), {missing.sum():,} in all; fill or drop such rows"
-            )
-        return self._of_one_kind(name, values) if values.dtype.kind == "O" else values
+        try:
+            return _plain(name, self.columns[name])
+        except _BadColumn as bad:
+            raise self._error([bad], all_rows=False) from None
 
-    def _of_one_kind(self, name: str, values: HostArray) -> HostArray:
-        """Objects that are all text, or numbers."""
-        is_text = np.fromiter((isinstance(v, str) for v in values), bool, len(values))
-        if is_text.all():
-            return values
-        if not is_text.any() and all(isinstance(value, Real) for value in values):
-            numbers = np.asarray(values.tolist())
-            return numbers if numbers.dtype.kind in "biuf" else values.astype(np.float64)
-        row = int(np.argmax(is_text != is_text[0]))
-        raise DataError(
-            f"{self.source}, {self.place(row)}: column {shown(name)} mixes values of different types, "
-            f"such as {shown(values[0])} and {shown(values[row])}; make them all numbers or all text"
-        )
+    def _error(self, columns: Sequence[_BadColumn], all_rows: bool = True) -> DataError:
+        """What is wrong with some columns, in one error: the first cell of each, then the others."""
+        problems = [(bad.rows[0] if len(bad.rows) else None, bad.words) for bad in columns]
+        if all_rows:
+            problems += [(row, bad.cell(row)) for bad in columns for row in bad.rows[1:MOST]]
+        told = [
+            words if row is None else f"{self.place(int(row))}: {words}"
+            for row, words in problems[:MOST]
+        ]
+        if len(problems) == 1 and problems[0][0] is None:
+            return DataError(f"{self.source}: {told[0]}")
+        total = sum(max(len(bad.rows), 1) for bad in columns) if all_rows else 1
+        return listed(self.source, told, total)
 
     def numbers(self, names: Sequence[str]) -> HostArray:
         """The columns side by side.
@@ -198,29 +190,83 @@ class Table:
         names = [*map(plain_name, names)]
         check_present(self, names)
         matrix = np.empty((self.rows, len(names)))
+        bad = []
         for j, name in enumerate(names):
-            matrix[:, j] = self._number(name)
+            try:
+                matrix[:, j] = _numeric(name, self.columns[name])
+            except _BadColumn as column:
+                bad.append(column)
+        if bad:
+            raise self._error(bad)
         return matrix
 
-    def _number(self, name: str) -> HostArray:
-        values = self.column(name)
-        if values.dtype.kind == "O":
-            good = np.fromiter((bool(NUMBER.fullmatch(cell)) for cell in values), bool, len(values))
-            if not good.all():
-                row = int(np.argmin(good))
-                raise DataError(
-                    f"{self.source}, {self.place(row)}: {shown(values[row])} in column {shown(name)} "
-                    f"is not a number{advice(values[row])}, and {good.sum():,} of {len(values):,} cells "
-                    "are; turn the column into numbers, or leave it out"
-                )
-        with np.errstate(over="ignore"):
-            numbers = values.astype(np.float64)
-        if np.isinf(numbers).any():
-            row = int(np.argmax(np.isinf(numbers)))
-            raise DataError(
-                f"{self.source}, {self.place(row)}: column {shown(name)} has an infinite value"
+
+class _BadColumn(Exception):
+    """A column that cannot be learnt from: what is wrong with its first bad cell, and where all are."""
+
+    def __init__(self, name: str, words: str, is_bad: HostArray | None, values: HostArray) -> None:
+        super().__init__(words)
+        self.name, self.words, self.values = name, words, values
+        self.rows: Sequence[int] = [] if is_bad is None else np.flatnonzero(is_bad).tolist()
+
+    def cell(self, row: int) -> str:
+        """Another bad cell."""
+        return f"{shown(self.values[row])} in column {shown(self.name)}"
+
+
+def _plain(name: str, values: HostArray) -> HostArray:
+    """A column without missing values: numbers, or objects that are all text."""
+    if values.dtype.kind not in "biufO":
+        words = (
+            f"column {shown(name)} holds neither numbers nor text (dates, lists, ...); turn it into "
+            "numbers, or leave it out"
+        )
+        raise _BadColumn(name, words, None, values)
+    missing = _missing(values)
+    if missing.any():
+        words = (
+            f"column {shown(name)} has a missing value (empty, NA or NaN), {missing.sum():,} in all; "
+            "fill or drop such rows"
+        )
+        raise _BadColumn(name, words, missing, values)
+    return _of_one_kind(name, values) if values.dtype.kind == "O" else values
+
+
+def _of_one_kind(name: str, values: HostArray) -> HostArray:
+    """Objects that are all text, or numbers."""
+    is_text = np.fromiter((isinstance(v, str) for v in values), bool, len(values))
+    if is_text.all():
+        return values
+    if not is_text.any() and all(isinstance(value, Real) for value in values):
+        numbers = np.asarray(values.tolist())
+        return numbers if numbers.dtype.kind in "biuf" else values.astype(np.float64)
+    other = is_text != is_text[0]
+    words = (
+        f"column {shown(name)} mixes values of different types, such as {shown(values[0])} and "
+        f"{shown(values[int(np.argmax(other))])}; make them all numbers or all text"
+    )
+    raise _BadColumn(name, words, other, values)
+
+
+def _numeric(name: str, values: HostArray) -> HostArray:
+    """A column of finite numbers."""
+    values = _plain(name, values)
+    if values.dtype.kind == "O":
+        bad = ~np.fromiter((bool(NUMBER.fullmatch(cell)) for cell in values), bool, len(values))
+        if bad.any():
+            cell = values[int(np.argmax(bad))]
+            words = (
+                f"{shown(cell)} in column {shown(name)} is not a number{advice(cell)}, and "
+                f"{np.sum(~bad):,} of {len(values):,} cells are; turn the column into numbers, or "
+                "leave it out"
             )
-        return numbers
+            raise _BadColumn(name, words, bad, values)
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float64)
+    if np.isinf(numbers).any():
+        words = f"column {shown(name)} has an infinite value"
+        raise _BadColumn(name, words, np.isinf(numbers), values)
+    return numbers
 
 
 def check_present(table: Table, names: Sequence[str]) -> None:

@@ -132,13 +132,13 @@ class TextFile:
                     yield skip + start, cells
                 start = reader.line_num + 1
 
-    def line_of(self, row: int, separator: str, skip: int) -> str:
-        """Where the reader finds a row of CSV, counted from 0 after ``skip`` lines."""
+    def lines(self, separator: str, skip: int) -> list[int]:
+        """Where the reader finds the rows of CSV after ``skip`` lines, as far as it comes."""
+        lines = []
         with suppress(csv.Error):  # a cell that is too large for Python's own reader
-            for i, (line, _) in enumerate(self.records(separator, skip)):
-                if i == row:
-                    return f"line {line}"
-        return f"row {row}"
+            for line, _ in self.records(separator, skip):
+                lines.append(line)
+        return lines
 
     def not_text(self) -> DataError:
         """What to say about bytes that are not text."""

@@ -36,6 +36,7 @@ def test_a_model_that_train_wrote(right, tmp_path):
     assert told["kind"] == "tabular"
     assert (told["target"], told["task"]) == ("colour", "classification")
     assert (told["classes"], told["features"]) == (["blue", "red"], ["length"])
+    assert told["columns"] == [{"name": "length", "kind": "number"}]
     assert told["facts"]["source"] == "flowers.csv"
     assert told["facts"]["rows"] == report["rows"]
     assert told["facts"]["scores"] == {"test_accuracy": report["test_accuracy"]}
@@ -43,7 +44,7 @@ def test_a_model_that_train_wrote(right, tmp_path):
     assert told["last_epoch"]["loss"] == report["history"][-1]["loss"]
     out = right("inspect", "model.safetensors")
     for words in ("a network with the preparation of its table", "'colour': classification",
-                  "2: 'blue', 'red'", "1: 'length'", "flowers.csv (rows: ", "accuracy",
+                  "2: 'blue', 'red'", "1: 'length' (number)", "flowers.csv (rows: ", "accuracy",
                   "2 epochs on numpy, float32, finished", "hidden 1"):  # fmt: skip
         assert words in out
 

@@ -307,6 +307,36 @@ def test_what_is_wrong_is_said_all_at_once(tmp_path, name, content, words):
         assert word in message, message
 
 
+def test_bad_cells_of_all_columns_are_said_at_once(tmp_path):
+    cells = [("?" if i % 7 == 3 else i, "" if i == 5 else i) for i in range(40)]
+    rows = "".join(f"{i},{b},{c},2020-01-0{1 + i % 8}\n" for i, (b, c) in enumerate(cells))
+    path = put(tmp_path, "t.csv", "a,b,c,d\n" + rows)
+    with pytest.raises(DataError) as caught:
+        load(path).numbers(["a", "b", "c", "d"])
+    message = str(caught.value).replace(path, "t.csv")
+    assert message.startswith("t.csv, 8 problems: line 5: '?' in column 'b' is not a number")
+    assert "; line 7: column 'c' has a missing value" in message
+    assert "; column 'd' holds neither numbers nor text" in message
+    assert message.endswith("; line 33: '?' in column 'b'; line 40: '?' in column 'b'")
+    many = put(tmp_path, "many.csv", "b\n1\n" + "x\n" * 50)
+    with pytest.raises(
+        DataError, match=r"50 problems: line 3: .* line 12: 'x' in column 'b'; and 40"
+    ):
+        load(many).numbers(["b"])
+
+
+def test_lines_are_looked_up_in_one_pass(tmp_path, monkeypatch):
+    """Ten places cost one reading of the file, not ten."""
+    from portable_bp.tables.text_file import TextFile
+
+    table = load(put(tmp_path, "t.csv", "x,y\n" + '1,"a\nb"\n' * 20))
+    passes = []
+    records = TextFile.records
+    monkeypatch.setattr(TextFile, "records", lambda *a: passes.append(1) or records(*a))
+    assert [table.place(row) for row in (0, 1, 19)] == ["line 2", "line 4", "line 40"]
+    assert len(passes) == 1
+
+
 def test_entities_in_a_workbook_are_not_expanded(tmp_path):
     as_workbook(tmp_path / "t.xlsx")
     bad = tmp_path / "bad.xlsx"
