@@ -46,6 +46,7 @@ lint: $(VENV)/.test
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/zizmor --quiet --offline .github
+	$(BIN)/hadolint deploy/Containerfile
 
 # The lowest versions that pyproject.toml allows, in an environment of their own.
 test-floor: $(FLOOR)/.test
