@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from portable_bp._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from portable_bp import callbacks, testing
+    from portable_bp import callbacks, sources, testing
     from portable_bp.backend import Backend
     from portable_bp.backend.registry import available_backends, get_backend, use_backend
     from portable_bp.equations import (
@@ -81,6 +81,7 @@ _HOME = {
     "optimizers": "equations",
     "schedules": "equations",
     "callbacks": "",
+    "sources": "",
     "testing": "",
 }
 """Public name to the module it lives in."""
@@ -117,6 +118,7 @@ __all__ = [
     "losses",
     "optimizers",
     "schedules",
+    "sources",
     "testing",
     "use_backend",
 ]
