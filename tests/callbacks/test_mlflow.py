@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import portable_bp
 from portable_bp import DivergenceError, MLPClassifier
@@ -20,6 +22,7 @@ pytestmark = [
     # Of MLflow's own modules.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*inferred as AnyType:UserWarning"),
 ]
 
 RNG = np.random.default_rng(0)
@@ -117,3 +120,21 @@ def test_a_training_that_diverges_is_a_run_that_failed(database: Any) -> None:
         )
     assert runs(database)[0].info.status == "FAILED"
     assert database.active_run() is None
+
+
+def test_an_estimator_is_kept_as_a_model_of_scikit_learns(database: Any) -> None:
+    """MLflow's own flavour for scikit-learn: nothing of ours is needed for it."""
+    pipeline = make_pipeline(StandardScaler(), MLPClassifier((5,), max_iter=3, random_state=0))
+    pipeline.fit(X, np.array(["a", "b", "c"])[CLASSES])
+    with database.start_run():
+        logged = database.sklearn.log_model(
+            pipeline,
+            name="net",
+            serialization_format="cloudpickle",
+            signature=database.models.infer_signature(X, pipeline.predict(X)),
+            pip_requirements=["portable-bp[sklearn]"],
+        )
+    again = database.sklearn.load_model(logged.model_uri)
+    assert np.array_equal(again.predict_proba(X), pipeline.predict_proba(X))
+    served = database.pyfunc.load_model(logged.model_uri)
+    assert np.array_equal(served.predict(X), pipeline.predict(X))
