@@ -47,15 +47,20 @@ if TYPE_CHECKING:
     from portable_bp.processes import distributed
     from portable_bp.training.callbacks import EarlyStopping, EpochEnd
     from portable_bp.training.fit import fit
+    from portable_bp.training.fit_many import fit_many
     from portable_bp.training.history import History
     from portable_bp.training.model import Model, load
+    from portable_bp.training.models import Models, load_many
 
 
 _HOME = {
     "MLP": "mlp",
     "fit": "training.fit",
+    "fit_many": "training.fit_many",
     "load": "training.model",
     "Model": "training.model",
+    "Models": "training.models",
+    "load_many": "training.models",
     "History": "training.history",
     "EarlyStopping": "training.callbacks",
     "EpochEnd": "training.callbacks",
@@ -105,6 +110,7 @@ __all__ = [
     "Loss",
     "MixedBackendError",
     "Model",
+    "Models",
     "OutOfMemoryError",
     "RemoteError",
     "activations",
@@ -112,9 +118,11 @@ __all__ = [
     "callbacks",
     "distributed",
     "fit",
+    "fit_many",
     "get_backend",
     "initializers",
     "load",
+    "load_many",
     "losses",
     "optimizers",
     "schedules",

@@ -80,7 +80,8 @@ def philox4x32(
 def words(
     n: int, index: Array, *, seed: Seed, layer: int, step: Array, part: int = 0, xp: Namespace
 ) -> Array:
-    """``n`` uniform 32-bit words for one layer at one step, shape (n,); (m, n) for m networks.
+    """``n`` uniform 32-bit words for one layer at one step, shape (n,); (m, n) for m networks
+    that differ in seed or step.
 
     Word ``i`` is word ``i // q`` of the four that Philox makes of the counter ``(i mod q, step,
     layer, part)`` under the key ``seed``, with ``q = ceil(n / 4)`` counters.
@@ -96,8 +97,10 @@ def words(
     q = -(-n // 4)
     low: Word
     high: Word
+    if step.ndim:
+        step = xp.expand_dims(step, axis=-1)
     if isinstance(seed, tuple):
-        step, low, high = (xp.expand_dims(a, axis=-1) for a in (step, *seed))
+        low, high = (xp.expand_dims(half, axis=-1) for half in seed)
     else:
         low, high = seed & _WORD, seed >> 32
     zero = step & 0

@@ -103,7 +103,8 @@ def dropout_mask(
     part : the number of this part of the batch
     """
     w = words(math.prod(shape[-2:]), index, seed=seed, layer=layer, step=step, part=part, xp=xp)
-    w = xp.reshape(w >> 8, shape)
+    lead = (*(1,) * (len(shape) - 1 - w.ndim), *w.shape[:-1])  # 1 for networks with equal words
+    w = xp.reshape(w >> 8, (*lead, *shape[-2:]))
     threshold, scale = rate if isinstance(rate, Rates) else rate_of(rate)
     keep = w >= per_network(threshold, w, xp=xp)
     mask: Array = xp.astype(keep, dtype) * per_network(scale, w, xp=xp)

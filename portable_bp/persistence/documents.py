@@ -1,7 +1,8 @@
 """What the metadata and the arrays of each kind of file are: declared here, checked as a whole.
 
-Three kinds of file stand in one container: a trained network (``model``), one with the preparation
-of its table (``tabular``), and the state of a run (``checkpoint``). Whoever reads one has it checked
+Four kinds of file stand in one container: a trained network (``model``), several of them
+(``models``), one with the preparation of its table (``tabular``), and the state of a run
+(``checkpoint``). Whoever reads one has it checked
 here first, so that nothing later has to ask whether a file holds what it should.
 """
 
@@ -87,6 +88,15 @@ MODEL = record(
         "best_epoch": nullable(integer(1)),
     },
     {"classes": listing(anything, minimum=2), "feature_names": listing(text, minimum=1)},
+)
+
+
+MODELS = record(
+    {
+        "kind": choice("models"),
+        "models": listing(MODEL, minimum=1),
+        "errors": listing(row(integer(), text)),
+    }
 )
 
 
@@ -196,10 +206,11 @@ CHECKPOINT = record(
     {"estimator": ESTIMATOR},
 )
 
-_KINDS = {"model": MODEL, "tabular": TABULAR, "checkpoint": CHECKPOINT}
+_KINDS = {"model": MODEL, "models": MODELS, "tabular": TABULAR, "checkpoint": CHECKPOINT}
 
 _READ_BY = {
     "model": "a network by itself: portable_bp.load reads it",
+    "models": "several networks: portable_bp.load_many reads it",
     "tabular": "a network with the preparation of its table: portable_bp.tabular.load reads it",
     "checkpoint": "the checkpoint of a run: go on with portable_bp.fit(..., resume=True)",
 }
@@ -213,7 +224,7 @@ def read(path: str | os.PathLike[str], kind: str | None = None) -> container.Con
     path : path
         The file.
     kind : str or None
-        ``"model"``, ``"tabular"`` or ``"checkpoint"``; None for any of them.
+        ``"model"``, ``"models"``, ``"tabular"`` or ``"checkpoint"``; None for any of them.
 
     Returns
     -------
@@ -275,6 +286,9 @@ def check(arrays: Mapping[str, HostArray], metadata: Mapping[str, Any]) -> None:
     if kind == "checkpoint":
         _check_checkpoint(arrays, metadata)
         return
+    if kind == "models":
+        _check_models(arrays, metadata)
+        return
     model = metadata if kind == "model" else metadata["model"]
     needed = _model_arrays(model)
     if kind == "tabular":
@@ -296,6 +310,27 @@ def _check_arrays(arrays: Mapping[str, HostArray], needed: Layout) -> None:
             raise ValueError(
                 f"array {name!r} must be {dtype} of shape {shape}, is {a.dtype} of {a.shape}"
             )
+
+
+def _check_models(arrays: Mapping[str, HostArray], metadata: Mapping[str, Any]) -> None:
+    models = metadata["models"]
+    needed: Layout = {}
+    for i, model in enumerate(models):
+        own = _model_arrays(model)
+        needed |= {f"{i}/{name}": layout for name, layout in own.items()}
+    _check_arrays(arrays, needed)
+    of_errors = [entry[0] for entry in metadata["errors"]]
+    if len({*of_errors}) < len(of_errors) or max(of_errors, default=0) >= len(models):
+        raise ValueError(f"errors names the networks {shown(of_errors)} of {len(models)}")
+
+
+def parts(arrays: Mapping[str, HostArray], count: int) -> list[dict[str, HostArray]]:
+    """The arrays of each of ``count`` networks, from those of their file."""
+    own: list[dict[str, HostArray]] = [{} for _ in range(count)]
+    for name, array in arrays.items():
+        number, _, rest = name.partition("/")
+        own[int(number)][rest] = array
+    return own
 
 
 def _model_arrays(model: Mapping[str, Any]) -> Layout:

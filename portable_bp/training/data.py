@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -94,6 +94,67 @@ class DeviceData:
 
     def blocks(self, rows: int) -> Iterator[tuple[Array, ...]]:
         yield self.arrays
+
+
+@dataclass(frozen=True)
+class DeviceRows:
+    """Some rows of arrays on the device, which other runs may use as well."""
+
+    arrays: tuple[Array, ...]
+    rows: HostArray
+    """Their numbers."""
+
+    @property
+    def n(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> bool:
+        return bool(self.arrays[1].ndim == 1)
+
+    def close(self) -> None:
+        return
+
+    def chunks(self, order: HostArray, limit: int) -> Iterator[Chunk]:
+        for start in range(0, len(order), limit):
+            part = self.rows[order[start : start + limit]]
+            yield Chunk(self.arrays, part, len(part))
+
+    def blocks(self, rows: int) -> Iterator[tuple[Array, ...]]:
+        raise NotImplementedError("only runs in steps have rows of shared arrays")
+
+
+def shared_rows(
+    backend: Backend, sources: Sequence[DeviceData | DeviceRows]
+) -> tuple[tuple[Array, ...], list[HostArray]]:
+    """Arrays with the rows of all sources, and the numbers of the rows of each.
+
+    Arrays that hold the same are there once.
+    """
+    distinct: list[tuple[Array, ...]] = []
+    places = []
+    for source in sources:
+        place = next((i for i, d in enumerate(distinct) if _same(backend, d, source.arrays)), None)
+        if place is None:
+            place = len(distinct)
+            distinct.append(source.arrays)
+        places.append(place)
+    starts = np.cumsum([0, *(d[0].shape[0] for d in distinct)])
+    own = [s.rows if isinstance(s, DeviceRows) else np.arange(s.n) for s in sources]
+    rows = [o + starts[place] for o, place in zip(own, places, strict=True)]
+    if len(distinct) == 1:
+        return distinct[0], rows
+    return tuple(backend.xp.concat(same) for same in zip(*distinct, strict=True)), rows
+
+
+def _same(backend: Backend, some: tuple[Array, ...], others: tuple[Array, ...]) -> bool:
+    """Whether arrays hold the same numbers; one read of the device where they are not the same."""
+    pairs = [*zip(some, others, strict=True)]
+    if all(a is b for a, b in pairs):
+        return True
+    if any(a.shape != b.shape for a, b in pairs):
+        return False
+    return all(bool(backend.to_numpy(backend.xp.all(a == b))) for a, b in pairs)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from portable_bp.training.prepare import PreparedRows, learn, prepare
 from portable_bp.training.shared_directory import SharedDirectory
 from portable_bp.training.shares import Shares
 from portable_bp.training.step import StepPlan, step_for
+from portable_bp.training.together_groups import Job
 from portable_bp.training.trainer import Trainer
 
 TO_LOWER = (
@@ -251,6 +252,32 @@ def _by_steps(
     net: MLP, options: FitOptions, rows: PreparedRows, policy: FitPolicy, begin: Params
 ) -> Model:
     """Train in steps over mini-batches."""
+    trainer, processes = job_of(net, options, rows, policy, begin).trainer, policy.processes
+    work = 6 * net.n_parameters * policy.batch_size  # a product forth, two back
+    with ExitStack() as stack:
+        if options.checkpoint is not None:
+            checkpointing = Checkpointing(
+                stack.enter_context(
+                    SharedDirectory(processes, options.checkpoint, options.checkpoint_keep)
+                ),
+                options.checkpoint_every, _identity(net, options, rows, policy), policy,
+                work=work, processes=processes,
+            )  # fmt: skip
+            trainer.recorder = checkpointing
+            checkpointing.go_on(trainer, trainer.last_snapshot(), options.resume)
+        elif processes.size > 1:
+            trainer.recorder = Signalled(processes, work)
+        with policy.running():
+            reason = trainer.train()
+            if reason == "diverged":
+                processes.raise_everywhere(divergence_of(net, options, policy, trainer))
+    return model_of(policy, trainer.last_snapshot()[0], reason)
+
+
+def job_of(
+    net: MLP, options: FitOptions, rows: PreparedRows, policy: FitPolicy, begin: Params
+) -> Job:
+    """A run in steps over mini-batches, before its first step."""
     backend, rule, processes = policy.backend, options.optimizer, policy.processes
     assert rule is not None
     shares = _shares(options, policy)
@@ -267,32 +294,19 @@ def _by_steps(
         backend, options.dtype, step, state, rule, rows.data, policy.batch_size, policy,
         compile=options.compile and (processes.size == 1 or follows_host(backend)), shares=shares,
     )  # fmt: skip
-    work = 6 * net.n_parameters * policy.batch_size  # a product forth, two back
-    with ExitStack() as stack:
-        if options.checkpoint is not None:
-            checkpointing = Checkpointing(
-                stack.enter_context(
-                    SharedDirectory(processes, options.checkpoint, options.checkpoint_keep)
-                ),
-                options.checkpoint_every, _identity(net, options, rows, policy), policy,
-                work=work, processes=processes,
-            )  # fmt: skip
-            trainer.recorder = checkpointing
-            checkpointing.go_on(trainer, state, options.resume)
-        elif processes.size > 1:
-            trainer.recorder = Signalled(processes, work)
-        with policy.running():
-            reason = trainer.train()
-            if reason == "diverged":
-                diagnosis = diagnose(net, trainer, clipped=options.clip_norm is not None)
-                processes.raise_everywhere(
-                    DivergenceError(
-                        f"training diverged {diagnosis.when}: the loss or a parameter is not "
-                        f"finite. {diagnosis.advice}",
-                        policy.model(diagnosis.state[0], "diverged"),
-                    )
-                )
-    return _model(policy, trainer.last_snapshot()[0], reason)
+    return Job(trainer, plan, net.sizes)
+
+
+def divergence_of(
+    net: MLP, options: FitOptions, policy: FitPolicy, trainer: Trainer
+) -> DivergenceError:
+    """Why a run diverged, with its last finite parameters."""
+    diagnosis = diagnose(net, trainer, clipped=options.clip_norm is not None)
+    return DivergenceError(
+        f"training diverged {diagnosis.when}: the loss or a parameter is not finite. "
+        f"{diagnosis.advice}",
+        policy.model(diagnosis.state[0], "diverged"),
+    )
 
 
 def _shares(options: FitOptions, policy: FitPolicy) -> Shares | None:
@@ -340,10 +354,10 @@ def _by_lbfgs(
             UserWarning,
             stacklevel=2,
         )
-    return _model(policy, minimum.params, minimum.stopped)
+    return model_of(policy, minimum.params, minimum.stopped)
 
 
-def _model(policy: FitPolicy, params: Params, reason: str) -> Model:
+def model_of(policy: FitPolicy, params: Params, reason: str) -> Model:
     """The model: of the best epoch where that was asked for, else as the run left it."""
     cut_short = reason in ("interrupted", "terminated")
     keep_best = policy.early.restore_best if policy.early is not None else cut_short

@@ -85,7 +85,7 @@ def prepare(
     -------
     PreparedRows
     """
-    given = _given_rows(validation)
+    given = given_rows(validation)
     if is_source(rows.x):
         source = Described.of(rows.x)
         source_rows.check(spec, source)
@@ -101,7 +101,7 @@ def prepare(
     return _in_memory(net, spec, backend, options, rows, given, validation)
 
 
-def _given_rows(validation: Any) -> Rows | None:
+def given_rows(validation: Any) -> Rows | None:
     """The rows that the user hands in to judge by; None for a share, or without any."""
     if is_source(validation):
         return Rows(validation, None, None)
@@ -140,11 +140,11 @@ def _in_memory(
             checks.some_weight(part.w, which, f"validation={validation}")
     x, y, w = rows
     streamed = must_stream(backend, x, dtype) if isinstance(x, np.ndarray) else False
-    targets = _targets(net, get_backend("numpy") if streamed else backend, y, dtype)
+    targets = device_targets(net, get_backend("numpy") if streamed else backend, y, dtype)
     data = data_source(backend, dtype, x, targets, w)
     held: Held | None = None
     if apart is not None:
-        held = _held_arrays(net, backend, apart, dtype)
+        held = held_arrays(net, backend, apart, dtype)
     elif given is not None:
         held = _held(net, spec, backend, dtype, given)
     digest = partial(source_rows.fingerprint, backend, dtype, (data.arrays[0], y, w), held)
@@ -211,7 +211,7 @@ def _held(net: MLP, spec: NetSpec, backend: Backend, dtype: str, given: Rows) ->
         source_rows.check_labels(spec, source)
         return HeldSource.of(spec, dtype, source, None)
     (rows,) = examples.check(spec, backend, dtype, given, sparse=True, prefixes=examples.NAMES[1:])
-    return _held_arrays(net, backend, rows, dtype)
+    return held_arrays(net, backend, rows, dtype)
 
 
 def _check_share(share: Any) -> None:
@@ -223,14 +223,14 @@ def _check_share(share: Any) -> None:
     checks.real("validation", share, low=0, high=1, open_low=True, open_high=True)
 
 
-def _targets(net: MLP, backend: Backend, y: HostArray, dtype: str) -> Array:
+def device_targets(net: MLP, backend: Backend, y: HostArray, dtype: str) -> Array:
     """Targets on the device: (n, k), or labels (n,) where one-hot rows would be too many."""
     if y.ndim == 1 and len(y) * net.sizes[-1] > ONE_HOT_ENTRIES:
         return backend.asarray(y, backend.index_dtype)
     return examples.place_targets(net.spec, backend, y, dtype)
 
 
-def _held_arrays(net: MLP, backend: Backend, rows: Rows, dtype: str) -> ValidationSet:
+def held_arrays(net: MLP, backend: Backend, rows: Rows, dtype: str) -> ValidationSet:
     """Held-out features on the device where they fit; the rest in float64 on the host."""
     t = examples.place_targets(net.spec, get_backend("numpy"), rows.y, "float64")
     return ValidationSet(held_features(backend, dtype, rows.x), np.asarray(t), rows.w)

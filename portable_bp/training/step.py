@@ -13,7 +13,9 @@ from portable_bp.backend import Backend
 from portable_bp.backend.cache import cached_plan
 from portable_bp.equations import losses, network, optimizers, parallel, regularizers
 from portable_bp.equations.network import Equations
-from portable_bp.equations.optimizers import Optimizer
+from portable_bp.equations.optimizers import Limit, Optimizer
+from portable_bp.equations.random import Seed
+from portable_bp.equations.regularizers import Rate
 from portable_bp.training.shares import Parts
 
 Gradients = Callable[[Namespace, Tree, Tree], tuple[Tree, Params, list[Array]]]
@@ -26,18 +28,19 @@ class StepPlan:
 
     ``counters``, ``classes`` and ``positions`` are constants on the device: 0, 1, 2, ... for the random
     words of dropout, the class labels 0 .. k-1 when the targets of a batch are integers, and the
-    positions of the rows in a part that may be short.
+    positions of the rows in a part that may be short. A step of several networks side by side has
+    arrays with one entry for each in the place of a number.
     """
 
     equations: Equations
     optimizer: Optimizer
-    dropout: tuple[float, ...] = ()
-    seed: int = 0
+    dropout: tuple[Rate, ...] = ()
+    seed: Seed = 0
     counters: Any = None
     classes: Any = None
     weighted: bool = False
-    clip_value: float | None = None
-    clip_norm: float | None = None
+    clip_value: Limit | None = None
+    clip_norm: Limit | None = None
     report: bool = True
     l2_each_step: bool = False
     """The coefficient of the L2 penalty comes with each step, after those of the optimiser."""
@@ -79,7 +82,7 @@ def _equations(plan: StepPlan, coefficients: list[Array]) -> Equations:
 
 
 def _targets(plan: StepPlan, x: Array, y: Array, xp: Namespace) -> Array:
-    return losses.one_hot(y, plan.classes, x.dtype, xp=xp) if y.ndim == 1 else y
+    return losses.one_hot(y, plan.classes, x.dtype, xp=xp) if y.ndim < x.ndim else y
 
 
 def _masks(
@@ -90,7 +93,7 @@ def _masks(
         return []
     by_layer: list[Array | None] = [None]  # the input is not dropped out
     for l, rate in enumerate(plan.dropout, start=1):
-        shape = (x.shape[0], params[l - 1][1].shape[0])
+        shape = (*x.shape[:-1], params[l - 1][1].shape[-1])
         by_layer.append(
             regularizers.dropout_mask(
                 shape, x.dtype, rate, plan.counters,
@@ -164,25 +167,34 @@ def step_for(
     labels : bool
         Whether targets come as class labels.
     """
-    n_counters = 0
-    if any(plan.dropout):
-        widest = max(s for s, d in zip(sizes[1:], plan.dropout, strict=False) if d)
-        n_counters = -(-batch_size * widest // 4)
-    else:
+    if not any(plan.dropout):
         plan = replace(plan, seed=0)  # nothing is drawn
-    n_classes = sizes[-1] if labels else 0
-    n_positions = batch_size if plan.parts is not None and plan.parts.short else 0
+    counts = constants_of(plan, sizes, batch_size, labels=labels)
 
     def made() -> Step:
-        with backend.scope():
-            counters, classes, positions = (
-                backend.asarray(np.arange(n), dtype) if n else None
-                for n, dtype in (
-                    (n_counters, backend.word_dtype),
-                    (n_classes, backend.index_dtype),
-                    (n_positions, backend.index_dtype),
-                )
-            )
-        return make_step(replace(plan, counters=counters, classes=classes, positions=positions))
+        return make_step(with_constants(backend, plan, counts))
 
-    return cached_plan(backend, (step_for, plan, n_counters, n_classes, n_positions), made)
+    return cached_plan(backend, (step_for, plan, counts), made)
+
+
+def constants_of(
+    plan: StepPlan, sizes: Sequence[int], batch_size: int, *, labels: bool
+) -> tuple[int, int, int]:
+    """How many counters, class labels and positions a step needs on the device."""
+    counters = 0
+    if any(plan.dropout):
+        widest = max(s for s, d in zip(sizes[1:], plan.dropout, strict=False) if d)
+        counters = -(-batch_size * widest // 4)
+    short = plan.parts is not None and plan.parts.short
+    return counters, sizes[-1] if labels else 0, batch_size if short else 0
+
+
+def with_constants(backend: Backend, plan: StepPlan, counts: tuple[int, int, int]) -> StepPlan:
+    """The plan with its constants on the device."""
+    dtypes = backend.word_dtype, backend.index_dtype, backend.index_dtype
+    with backend.scope():
+        counters, classes, positions = (
+            backend.asarray(np.arange(n), dtype) if n else None
+            for n, dtype in zip(counts, dtypes, strict=True)
+        )
+    return replace(plan, counters=counters, classes=classes, positions=positions)

@@ -94,6 +94,8 @@ class Turn(NamedTuple):
     inputs: tuple[HostArray, ...]
     """For each step: its number, the optimiser's coefficients, and that of the penalty."""
     rates: HostArray
+    began: float
+    """When, by ``time.perf_counter``."""
 
 
 class ReplayedStep(NamedTuple):
@@ -154,23 +156,43 @@ class Trainer:
 
     def start_from(self, state: Tree) -> None:
         """Go on from this state."""
-        backend = self.backend
-        with backend.scope():
-            self._runner: Runner = (
-                backend.compile(self.step, state)
-                if self.compile
-                else EagerRunner(backend, self.step, state)
-            )
+        self._made: Runner | None = None
         self._snapshot = Snapshot(state, self.steps)
         self._turns: list[Turn] = []
         self._in_a_step = False
+
+    @property
+    def _runner(self) -> Runner:
+        """What runs the steps; made when it is first needed."""
+        if self._made is None:
+            backend, state = self.backend, self._snapshot.state
+            with backend.scope():
+                self._made = (
+                    backend.compile(self.step, state)
+                    if self.compile
+                    else EagerRunner(backend, self.step, state)
+                )
+        return self._made
+
+    def attach(self, runner: Runner) -> None:
+        """Let somebody else run the steps, who has the present state: see :mod:`.together`."""
+        self._made = runner
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is an epoch to run."""
+        return self.stopped is None and self.epoch < self.policy.epochs
 
     def train(self) -> str:
         """Run to the end: why it ended, ``"finished"`` when all epochs were done."""
         try:
             with self.recorder.watch():
-                while self.stopped is None and self.epoch < self.policy.epochs:
-                    self._turn(self.policy.lookahead())
+                while self.goes_on:
+                    turn = self.begin_turn(self.policy.lookahead())
+                    with self.backend.scope():
+                        self._run(turn)
+                    if self.stopped is None:
+                        self.end_turn(turn)
             self.snapshot()
             self.recorder.run_ended(self)
         except KeyboardInterrupt:
@@ -187,23 +209,26 @@ class Trainer:
             self.data.close()
         return self.stopped or "finished"
 
-    def _turn(self, epochs: int) -> None:
-        """Every row ``epochs`` times, then whatever the policy does after each epoch."""
+    def begin_turn(self, epochs: int) -> Turn:
+        """Every row ``epochs`` times: in which order, and with which numbers."""
         began = time.perf_counter()
         orders = [self.policy.order(self.epoch + i) for i in range(epochs)]
         first = self.steps - self.in_epoch
         rates = self.policy.rates(range(first, first + epochs * self.per_epoch))
-        turn = Turn(self.epoch, first, orders, self._step_inputs(first, rates, orders), rates)
+        turn = Turn(
+            self.epoch, first, orders, self._step_inputs(first, rates, orders), rates, began
+        )
         self._turns.append(turn)
         self.last_rate = float(rates[-1])
-        with self.backend.scope():
-            self._run(turn)
-        if self.stopped:
-            return
+        return turn
+
+    def end_turn(self, turn: Turn) -> None:
+        """Read the losses, and do whatever the policy does after each epoch."""
+        epochs, rates = len(turn.orders), turn.rates
         losses = self.read_losses()
         means: Sequence[float | None] = [None] * epochs
         if losses.size:
-            means = self.policy.mean_losses(losses.reshape(epochs, -1), orders)
+            means = self.policy.mean_losses(losses.reshape(epochs, -1), turn.orders)
         self.losses = []
         self.in_epoch = 0
         if self._snapshot_is_old() and all(m is None or math.isfinite(m) for m in means):
@@ -212,7 +237,7 @@ class Trainer:
             self.epoch += 1
             rate = float(rates[(i + 1) * self.per_epoch - 1])
             result = EpochResult(
-                self.epoch, mean, rate, began, epochs, self.params, self.copied_params
+                self.epoch, mean, rate, turn.began, epochs, self.params, self.copied_params
             )
             self.stopped = self.policy.after_epoch(result)
             if self.stopped:
