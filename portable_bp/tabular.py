@@ -7,6 +7,8 @@ keeps the columns, units and labels beside the trained network, in one file, so 
 be predicted as it is.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from portable_bp.tables.columns import CategoryColumn, NumberColumn
 from portable_bp.tables.kinds import KINDS
 from portable_bp.tables.model import TabularModel, load
@@ -21,6 +23,9 @@ from portable_bp.tables.prepare import (
 from portable_bp.tables.split import Parts
 from portable_bp.tables.untidy import prepare_inferred
 
+if TYPE_CHECKING:
+    from portable_bp.estimators._tabular import TabularClassifier, TabularRegressor
+
 __all__ = [
     "KINDS",
     "TASKS",
@@ -29,10 +34,21 @@ __all__ = [
     "Parts",
     "Preparation",
     "Prepared",
+    "TabularClassifier",
     "TabularModel",
+    "TabularRegressor",
     "Treatment",
     "infer_task",
     "load",
     "prepare",
     "prepare_inferred",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The estimators are loaded when they are asked for: they need scikit-learn."""
+    if name not in ("TabularClassifier", "TabularRegressor"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from portable_bp import estimators
+
+    return getattr(estimators, name)

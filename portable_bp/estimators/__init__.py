@@ -15,5 +15,12 @@ except ImportError as error:
 from portable_bp.display import LossCurveDisplay
 from portable_bp.estimators._classifier import MLPClassifier
 from portable_bp.estimators._regressor import MLPRegressor
+from portable_bp.estimators._tabular import TabularClassifier, TabularRegressor
 
-__all__ = ["LossCurveDisplay", "MLPClassifier", "MLPRegressor"]
+__all__ = [
+    "LossCurveDisplay",
+    "MLPClassifier",
+    "MLPRegressor",
+    "TabularClassifier",
+    "TabularRegressor",
+]

@@ -112,26 +112,91 @@ def prepare_inferred(
         else ((), table.numbers([target])[:, 0])
     )
     parts = split_rows(table.source, y if classes else np.zeros(len(y), np.int64), test_share, seed)
-    surveys = survey(table, names, chosen_kinds)
-    learnt = {s.name: learn(s, parts.train) for s in surveys if s.is_kept}
-    _check_any(table, target, surveys)
-    x = np.concatenate([learnt[s.name].encode(s.values) for s in surveys if s.is_kept], axis=1)
-    mean, scale = _units(table, [*learnt.values()], x[parts.train])
+    learnt = learn_columns(table, names, chosen_kinds, parts.train, target)
     shift, unit, y = (0.0, 1.0, y) if classes else standardised_target(table, target, y, parts)
-    features = tuple(feature for column in learnt.values() for feature in column.features)
     preparation = Preparation(
-        features, mean, scale, target, chosen, classes, shift, unit, tuple(learnt.values())
+        learnt.features,
+        learnt.mean,
+        learnt.scale,
+        target,
+        chosen,
+        classes,
+        shift,
+        unit,
+        learnt.columns,
     )
     done = f"{len(classes)} classes" if classes else "; ".join(["a quantity", *known.words])
     if known.left_out:
         rows = "row" if known.left_out == 1 else "rows"
         done += f"; {known.left_out:,} {rows} without it left out"
     share = known.left_out / (known.left_out + table.rows)
-    report = [Treatment(target, "target", share, done)]
-    report += [_treatment(s, learnt.get(s.name)) for s in surveys]
-    return Prepared(
-        preparation, preparation.scaled(x, table), y, parts, why, tuple(report), known.left_out
-    )
+    report = (Treatment(target, "target", share, done), *learnt.report)
+    X = preparation.scaled(learnt.x, table)
+    return Prepared(preparation, X, y, parts, why, report, known.left_out)
+
+
+class Learnt(NamedTuple):
+    """What was learnt of the columns of a table, and what they become.
+
+    Attributes
+    ----------
+    columns : tuple of Column
+        Those that are learnt from.
+    x : array of shape (n, inputs)
+        Their inputs, unscaled.
+    mean, scale : array of shape (inputs,)
+        The units of the inputs in the training rows.
+    report : tuple of Treatment
+        What was done with each column.
+    """
+
+    columns: tuple[Column, ...]
+    x: HostArray
+    mean: HostArray
+    scale: HostArray
+    report: tuple[Treatment, ...]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the inputs."""
+        return tuple(feature for column in self.columns for feature in column.features)
+
+
+def learn_columns(
+    table: Table, names: Sequence[str], kinds: Mapping[str, Kind], rows: HostArray, target: str
+) -> Learnt:
+    """Infer what columns are, and learn how they become inputs from some of the rows.
+
+    Parameters
+    ----------
+    table : Table
+        All rows: the kinds follow from them.
+    names : sequence of str
+        The columns.
+    kinds : mapping of str to str
+        The kinds that are set.
+    rows : array of shape (k,)
+        The training rows.
+    target : str
+        What messages call the target.
+
+    Returns
+    -------
+    Learnt
+        Columns, inputs and their units.
+
+    Raises
+    ------
+    DataError
+        A column cannot be read, or none is left to learn from.
+    """
+    surveys = survey(table, names, kinds)
+    learnt = {s.name: learn(s, rows) for s in surveys if s.is_kept}
+    _check_any(table, target, surveys)
+    x = np.concatenate([learnt[s.name].encode(s.values) for s in surveys if s.is_kept], axis=1)
+    mean, scale = _units(table, [*learnt.values()], x[rows])
+    report = tuple(_treatment(s, learnt.get(s.name)) for s in surveys)
+    return Learnt(tuple(learnt.values()), x, mean, scale, report)
 
 
 def _checked_kinds(table: Table, target: str, kinds: Mapping[str, Kind]) -> dict[str, Kind]:
