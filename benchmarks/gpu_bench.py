@@ -195,10 +195,12 @@ def candidates(spec: str) -> dict[str, Make]:
         from portable_bp_backends.cupy_backend import CupyBackend
 
         fused, rough = CupyBackend(0), CupyBackend(0, tf32=True)
+        graphs = CupyBackend(0, persistent=False)
         return {
             "ours cupy, eager": on(CupyBackend(0, fuse=False), compiled=False),
             "ours cupy, fused": on(fused, compiled=False),
-            "ours cupy, step by step": on(fused, unroll=1),
+            "ours cupy, step by step": on(graphs, unroll=1),
+            "ours cupy, graphs": on(graphs),
             "ours cupy": on(fused),
             "ours cupy, TF32": on(rough, tolerated=ROUGH),
             "floor": type("Floor", (GpuFloor,), {"backend": fused}),

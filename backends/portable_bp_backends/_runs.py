@@ -7,15 +7,19 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from portable_bp._typing import Array, HostArray, Step, Tree
-from portable_bp.backend import Backend, EagerRunner, check_run
+from portable_bp.backend import Backend, EagerRunner, Runner, check_run
 
 
 class CannotReplayError(Exception):
-    """The step must run eagerly; the message says why."""
+    """The step must run another way; the message says why."""
+
+
+class NotWorthItError(CannotReplayError):
+    """It could be replayed, and runs better another way: nobody has to be told."""
 
 
 class ReplayRunner(ABC):
-    """Runs a step from a recording of it; one that cannot be recorded eagerly, with a warning.
+    """Runs a step from a recording of it; one that cannot be recorded another way, with a warning.
 
     See :class:`portable_bp.backend.Runner`.
     """
@@ -23,13 +27,20 @@ class ReplayRunner(ABC):
     recording: ClassVar[str]
     """What the step is replayed from, in a word."""
 
+    otherwise: ClassVar[str] = "eagerly"
+    """How it runs where it cannot be."""
+
     def __init__(self, backend: Backend, step: Step) -> None:
         self._backend, self._step = backend, step
-        self._eager: EagerRunner | None = None
+        self._other: Runner | None = None
 
     @property
     def state(self) -> Tree:
-        return self._copied() if self._eager is None else self._eager.state
+        return self._copied() if self._other is None else self._other.state
+
+    def _another(self, state: Tree) -> Runner:
+        """What runs the step where it cannot be replayed, from this state on."""
+        return EagerRunner(self._backend, self._step, state)
 
     @abstractmethod
     def _copied(self) -> Tree:
@@ -62,20 +73,22 @@ class ReplayRunner(ABC):
     def run(
         self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
     ) -> Tree:
-        if self._eager is not None:
-            return self._eager.run(data, order, table)
+        if self._other is not None:
+            return self._other.run(data, order, table)
         steps = check_run(data, order, table)
         try:
             return self._replay_in_scope(steps, data, order, table)
         except CannotReplayError as error:
-            reason = str(error)
-        eager = EagerRunner(self._backend, self._step, self._copied())
+            reason = error
+        other = self._another(self._copied())
         self._forget()
-        self._eager = eager
-        losses = eager.run(data, order, table)  # where the step itself is wrong, it says so now
-        warnings.warn(
-            f"{self._backend.spec} runs this step eagerly, not from a {self.recording}: {reason}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        self._other = other
+        losses = other.run(data, order, table)  # where the step itself is wrong, it says so now
+        if not isinstance(reason, NotWorthItError):
+            warnings.warn(
+                f"{self._backend.spec} runs this step {self.otherwise}, not from a "
+                f"{self.recording}: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return losses

@@ -19,6 +19,7 @@ from portable_bp_backends._host import native_copy
 from portable_bp_backends.cupy_cublas import Gemm, library
 from portable_bp_backends.cupy_fuse import fuser, philox, sign
 from portable_bp_backends.cupy_graph import CupyRecorder
+from portable_bp_backends.cupy_persistent.runner import PersistentRunner, fits
 
 
 class CupyBackend(Backend):
@@ -34,6 +35,9 @@ class CupyBackend(Backend):
     fuse : bool
         Run each element-wise group of the equations as one kernel. With False each operation is a
         kernel of its own, as the equations are written.
+    persistent : bool
+        Run many steps of a network that fits into one multiprocessor's memory in one launch, equal
+        to the eager steps to rounding. With False all steps run from graphs, which give their bits.
     """
 
     name = "cupy"
@@ -43,12 +47,15 @@ class CupyBackend(Backend):
     # Besides CuPy's own MemoryError: the driver for pinned memory, and libraries for workspaces.
     oom_messages = ("cudaErrorMemoryAllocation", "ALLOC_FAILED")
 
-    def __init__(self, index: int, *, tf32: bool = False, fuse: bool = True) -> None:
+    def __init__(
+        self, index: int, *, tf32: bool = False, fuse: bool = True, persistent: bool = True
+    ) -> None:
         import array_api_compat.cupy
         import cupy
         from cupyx.scipy.special import erfc
 
         self._cupy, self._tf32, self._thread = cupy, tf32, threading.local()
+        self._persistent = persistent
         native: dict[str, Callable[..., Any]] = {"erfc": erfc}
         if fuse:
             native["philox4x32"] = philox()
@@ -181,7 +188,10 @@ class CupyBackend(Backend):
 
     def compile(self, step: Step, state: Tree) -> Runner:
         with self.scope():
-            return GraphRunner(self, step, state, CupyRecorder(self._recorder_stream()))
+            recorder = CupyRecorder(self._recorder_stream())
+            if self._persistent and fits(state):
+                return PersistentRunner(self, step, state, recorder)
+            return GraphRunner(self, step, state, recorder)
 
 
 @cache

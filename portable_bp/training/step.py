@@ -57,6 +57,9 @@ def make_step(plan: StepPlan) -> Step:
     optimiser's coefficients; with ``l2_each_step`` that of the L2 penalty; with ``parts`` the shares of
     the parts of this process, and the rows of each where they may be short. The loss is ``()`` when
     the plan does not report it.
+
+    ``step.moved(to)`` is the same step with each of its constants ``c`` as ``to(c)``: on another
+    device, say.
     """
     optimizer = plan.optimizer
     gradients = _whole(plan) if plan.parts is None else _by_parts(plan, plan.parts)
@@ -73,6 +76,13 @@ def make_step(plan: StepPlan) -> Step:
         )
         return (params, slots), loss
 
+    def moved(to: Callable[[Array], Array]) -> Step:
+        counters, classes, positions = (
+            c if c is None else to(c) for c in (plan.counters, plan.classes, plan.positions)
+        )
+        return make_step(replace(plan, counters=counters, classes=classes, positions=positions))
+
+    step.__dict__["moved"] = moved
     return step
 
 

@@ -261,6 +261,11 @@ def kernels(text: str, defines: Sequence[str]) -> Path | None:
         r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^{]*)\)'
     )
     text = re.sub(r"#include .cupy/b?float16.cuh.", "", text)  # no half precision here
+    text = re.sub(  # a block's memory has its size from the launch
+        r"extern __shared__ __align__\(\d+\) (\w+) (\w+)\[\];",
+        r"\1 *const \2 = (\1 *)emulated_shared;",
+        text,
+    )
     found = re.findall(head, text)
     if not found:
         return None

@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from tests.emulated_gpu import device
-from tests.emulated_gpu.device import CudaError, Work
+from tests.emulated_gpu.device import CudaError, Work, wrong
 from tests.emulated_gpu.runtime import Api
 
 NUMBERS: dict[str, int] = {}
+
+complaint: Any = None
+"""What was wrong inside a block of threads, written by the library of ``threads.c``."""
+
+
+def connect(library: ctypes.CDLL) -> None:
+    global complaint
+    complaint = (ctypes.c_char * 200).in_dll(library, "emulated_complaint")
+
 
 cooperative = 0
 """Launches that need all blocks at once: CuPy's other way of fusing, which is not emulated."""
@@ -165,11 +174,14 @@ def launchKernel(
     )
     given, sizes = (
         function.pointers(ctypes.addressof(held)),
-        (ctypes.c_uint * 6)(gx, gy, gz, bx, by, bz),
+        (ctypes.c_uint * 7)(gx, gy, gz, bx, by, bz, shared),
     )
 
     def run(held: Any = held) -> None:
         function.launch(sizes, given)
+        if complaint is not None and complaint.value:
+            said, complaint.value = complaint.value.decode(), b""
+            raise wrong(f"{function.name}: {said}")
 
     device.counts["kernel"] += 1
     device.issue(on, Work(function.name, accesses, run, device.place()))

@@ -98,6 +98,7 @@ def install() -> None:
     sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
     library = ctypes.CDLL(str(build.library()), mode=ctypes.RTLD_GLOBAL)
     cublas.connect(library)
+    driver.connect(library)
     build.headers()
     sys.modules[f"{_LIBS}.cublas"] = _Cublas()
     import cupy

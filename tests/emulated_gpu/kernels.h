@@ -26,11 +26,27 @@ struct dim3 { unsigned x, y, z; };
 extern "C" {  // in threads.c: one thread of one block runs at a time
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
+extern char *emulated_shared;
 void emulated_syncthreads();
+void emulated_touch(char *at, int writes);
 void emulated_run(void (*body)(void **), void **arguments, const unsigned *sizes, int barriers);
 }
 static const int warpSize = 32;
 inline void __syncthreads() { emulated_syncthreads(); }
+
+// An array in a block's memory: two threads that touch an entry, one of them writing, with no barrier
+// between them, are an error.
+template <class T> struct Checked {
+  struct Entry {
+    char *at;
+    operator T() const { emulated_touch(at, 0); return *(T *)at; }
+    T operator=(T x) const { emulated_touch(at, 1); return *(T *)at = x; }
+  };
+  char *start;
+  explicit Checked(char *p) : start(p) {}
+  Entry operator[](long i) const { return {start + i * (long)sizeof(T)}; }
+};
+#define SHARED(type) Checked<type>
 
 template <class To, class From> inline To reinterpret_bits(From x) {
   static_assert(sizeof(To) == sizeof(From), "");

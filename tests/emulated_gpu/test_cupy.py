@@ -25,7 +25,8 @@ from tests.gpu.test_on_gpu import Case, no_fallback
 
 @pytest.fixture
 def backend():
-    return portable_bp.get_backend("cupy:0")
+    """CuPy with graphs; ``test_persistent.py`` is about what runs small networks by default."""
+    return CupyBackend(0, persistent=False)
 
 
 def problem(n=64, classes=3):

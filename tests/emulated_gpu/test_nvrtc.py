@@ -9,7 +9,13 @@ import cupy
 import numpy as np
 import pytest
 
+import portable_bp
+from portable_bp.equations import activations, losses, optimizers
+from portable_bp.training.step import StepPlan, make_step
 from portable_bp_backends.cupy_backend import CupyBackend
+from portable_bp_backends.cupy_persistent.runner import _xp
+from portable_bp_backends.cupy_persistent.source import kernel
+from portable_bp_backends.numpy_plan.trace import trace_step
 from tests.emulated_gpu import build
 from tests.emulated_gpu.install import nvrtc
 from tests.gpu.test_groups import GROUPS, TRACED, operands
@@ -91,3 +97,50 @@ def test_the_random_words_compile(library):
     assert texts
     for text in texts:
         assert ".f64" not in ptx(library, text, 75)
+
+
+def persistent(hidden, loss, optimizer, dtype, labels=False, **options):
+    """The text of a kernel of many steps; dropout, weights, penalties and clipping are in it."""
+    backend = portable_bp.get_backend("numpy")
+    rule = optimizers.get(optimizer)
+    net = portable_bp.MLP([5, 7, 3], hidden, loss, dropout=0.2, l1=0.01, l2=0.1)
+    params = net.init(0, backend, dtype=dtype)
+    constants = {"counters": np.arange(20, dtype="uint32"), "classes": np.arange(3)}
+    plan = StepPlan(net.equations, rule, net.dropout, 3, **constants, weighted=True, **options)
+    state = params, optimizers.init(rule, params, xp=backend.xp)
+    x, y, w = np.ones((8, 5), dtype), np.ones((8, 3), dtype), np.ones(8, dtype)
+    numbers = [np.asarray(c, dtype) for c in rule.coefficients(1, 0.1)]
+    rows = (x, np.arange(8) % 3 if labels else y, w)
+    numbers = (np.asarray(1, "uint32"), *numbers)
+    return kernel(trace_step(_xp, make_step(plan), state, rows, numbers), gathered=True).text
+
+
+PERSISTENT = [
+    (
+        "gelu",
+        "softmax_cross_entropy",
+        "adam",
+        {"labels": True, "clip_norm": 0.1, "clip_value": 1.0},
+    ),
+    *(
+        pytest.param(a, "log_loss", "sgd", {}, marks=pytest.mark.slow)
+        for a in activations.ACTIVATIONS
+    ),
+    *(
+        pytest.param("tanh", "poisson", o, {}, marks=pytest.mark.slow)
+        for o in optimizers.OPTIMIZERS
+    ),
+    *(pytest.param("selu", l, "adamw", {}, marks=pytest.mark.slow) for l in losses.LOSSES),
+]
+
+
+@pytest.mark.parametrize(("hidden", "loss", "optimizer", "options"), PERSISTENT)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+def test_persistent_kernels_compile_and_stay_in_their_dtype(
+    library, hidden, loss, optimizer, options, dtype
+):
+    text = persistent(hidden, loss, optimizer, dtype, **options)
+    compiled = {a: ptx(library, text, a) for a in ARCHITECTURES}
+    for found in compiled.values():
+        assert (".f64" in found) == (dtype == "float64")
+        assert found.count("bar.sync") == text.count("__syncthreads")

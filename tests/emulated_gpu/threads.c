@@ -3,7 +3,9 @@
  * Threads run one after the other. Where a kernel has barriers each is a fibre of its own that is left
  * at a barrier; they are made once and used again, and switched by setjmp, which asks no kernel. */
 #include <setjmp.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <stdint.h>
 #include <ucontext.h>
 
@@ -17,6 +19,47 @@ static int running;
 static jmp_buf scheduler;
 static void (*work)(void **);
 static void **given;
+
+/* The memory of a block, and who touched which byte of it since which barrier. */
+typedef struct { int writer, written, reader, read; } trace;
+enum { NOBODY = -1, MANY = -2 };
+char *emulated_shared, emulated_complaint[200];
+static trace *traces;
+static size_t bytes, capacity;
+static int interval;
+
+static void complain(const char *what, long at, int other) {
+  if (!*emulated_complaint)
+    sprintf(emulated_complaint, "%s at byte %ld of a block's memory: thread %d, and %d since the same barrier", what,
+            at, running, other);
+}
+
+void emulated_touch(char *at, int writes) {
+  long i = at - emulated_shared;
+  if (i < 0 || i >= (long)bytes) {
+    complain("an entry that is not there", i, NOBODY);
+    return;
+  }
+  trace *t = &traces[i];
+  if (t->written == interval && t->writer != running) complain("a race", i, t->writer);
+  if (writes && t->read == interval && t->reader != running) complain("a race", i, t->reader);
+  if (writes) {
+    t->writer = running, t->written = interval;
+  } else {
+    t->reader = t->read == interval && t->reader != running ? MANY : running, t->read = interval;
+  }
+}
+
+static void share(size_t size) {
+  if (size > capacity) {
+    emulated_shared = realloc(emulated_shared, capacity = size);
+    traces = realloc(traces, size * sizeof(trace));
+  }
+  bytes = size;
+  memset(emulated_shared, 0xFF, bytes); /* NaN */
+  memset(traces, 0xFF, bytes * sizeof(trace));
+  interval = 0;
+}
 
 void emulated_syncthreads(void) {
   if (!_setjmp(fibres[running].at)) _longjmp(scheduler, 1);
@@ -46,6 +89,7 @@ static void resume(int i) {
 static void block(int threads, int barriers) {
   if (!barriers) {
     for (int i = 0; i < threads; ++i) {
+      running = i;
       threadIdx = (three){i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
       work(given);
     }
@@ -53,7 +97,7 @@ static void block(int threads, int barriers) {
   }
   if (threads > MOST) abort();
   for (int i = 0; i < threads; ++i) fibres[i].done = 0;
-  for (int left = threads; left;)
+  for (int left = threads; left; ++interval)
     for (int i = 0; i < threads; ++i)
       if (!fibres[i].done) {
         resume(i);
@@ -70,6 +114,7 @@ void emulated_run(void (*body)(void **), void **arguments, const unsigned *n, in
     for (unsigned y = 0; y < n[1]; ++y)
       for (unsigned x = 0; x < n[0]; ++x) {
         blockIdx = (three){x, y, z};
+        if (n[6]) share(n[6]);
         block(n[3] * n[4] * n[5], barriers);
       }
 }

@@ -362,7 +362,7 @@ def layouts(a):
 def test_fused_kernels_agree_with_single_operations(where):
     from portable_bp_backends.cupy_backend import CupyBackend
 
-    plain = CupyBackend(where.device.id, fuse=False)
+    plain = CupyBackend(where.device.id, fuse=False, persistent=False)
     for case in equivalence.RUNS.values():
         fused, _, steps = equivalence.train(where, case, "float32", "eager", rounded="float32")
         single, _, _ = equivalence.train(plain, case, "float32", "eager", rounded="float32")
@@ -378,7 +378,7 @@ def test_fused_kernels_agree_with_single_operations(where):
 def test_tf32_rounds_the_factors_of_products_and_nothing_else(where):
     from portable_bp_backends.cupy_backend import CupyBackend
 
-    rough = CupyBackend(where.device.id, tf32=True)
+    rough = CupyBackend(where.device.id, tf32=True, persistent=False)
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((256, 512)), rng.standard_normal((512, 256))
     found = {}

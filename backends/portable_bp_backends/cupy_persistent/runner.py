@@ -1,0 +1,266 @@
+"""Kernels of many steps on a device: compiled, proved, launched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import array_api_compat.numpy
+import numpy as np
+
+from portable_bp._cache import Recent
+from portable_bp._typing import Array, HostArray, Step, Tree
+from portable_bp.backend import Backend, EagerRunner, Runner, extend, leaves, map_leaves
+from portable_bp_backends._graph import GraphRunner
+from portable_bp_backends._runs import CannotReplayError, NotWorthItError, ReplayRunner
+from portable_bp_backends.cupy_graph import CupyRecorder
+from portable_bp_backends.cupy_persistent.source import NAME, Kernel, kernel
+from portable_bp_backends.numpy_plan.trace import trace_step
+
+PRODUCTS = 2**20
+"""A step with more multiplications than this runs from graphs, on all multiprocessors: one of them
+would take longer, at some 25 a nanosecond, than the launches cost. Predicted, not measured."""
+
+STEPS = 2**14
+"""At most so many steps in one launch: some tens of milliseconds, between which others get a turn."""
+
+PROVED = 4
+"""So many steps are compared with the eager ones."""
+
+PROGRAMS = 8
+"""Combinations of shapes whose kernels are kept, the latest."""
+
+_NATIVE = ("philox4x32", "erfc")
+"""Groups of the equations that the kernel has a word for; all others are traced as they stand."""
+
+_xp = extend(
+    array_api_compat.numpy,
+    lambda group: partial(group, xp=array_api_compat.numpy) if group.__name__ in _NATIVE else None,
+)
+
+Batch = tuple[HostArray, ...]
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A kernel on the device, and the array that the losses of ``n`` steps go to."""
+
+    kernel: Kernel
+    compiled: Any
+    constants: Array
+    losses: tuple[tuple[tuple[int, ...], Any], ...]
+
+
+def fits(state: Tree) -> bool:
+    """Whether one block of threads on the current device holds this state in its own memory."""
+    import cupy
+
+    arrays: list[Any] = list(leaves(state))
+    one_kind = {a.dtype.name for a in arrays} in ({"float32"}, {"float64"})
+    return one_kind and sum(int(a.nbytes) for a in arrays) <= _shared_bytes(cupy)
+
+
+def _shared_bytes(cupy: Any) -> int:
+    bytes_of_block: int = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
+    return bytes_of_block
+
+
+class PersistentRunner(ReplayRunner):
+    """Runs many steps in one launch, see :class:`portable_bp.backend.Runner`.
+
+    Before a kernel is used it is proved on the first steps of the run. How it changes each array of
+    the state, and the losses, may differ from what the eager steps do, as Euclidean norms, by the
+    cube root of the dtype's epsilon (0.5 % in float32, 6e-6 in float64) of that change, and by
+    four times the distance of the eager steps themselves from the same steps in float64. Sums in
+    another order and fused multiply-adds stay far below it; a wrong entry, index or barrier does not.
+    What cannot be written as a kernel, or differs, runs from graphs, with a warning that says why.
+
+    Attributes
+    ----------
+    launches : kernels that were launched, those of proofs left out
+    """
+
+    recording = "persistent kernel"
+    otherwise = "from graphs"
+
+    def __init__(self, backend: Backend, step: Step, state: Tree, recorder: CupyRecorder) -> None:
+        import cupy
+
+        super().__init__(backend, step)
+        self._cupy, self._recorder, self.launches = cupy, recorder, 0
+        self._programs: Recent[_Program] = Recent(PROGRAMS)
+        moved = getattr(step, "moved", None)
+        with backend.scope(), recorder.inside():
+            self._on_host: Step = step if moved is None else moved(backend.to_numpy)
+            self._flat = cupy.concatenate([cupy.ravel(leaf) for leaf in leaves(state)])
+            self._state = self._views(self._flat, state)
+
+    def _views(self, memory: Any, form: Tree) -> Tree:
+        """The leaves of the state, one after the other in this memory."""
+        end = 0
+
+        def view(leaf: Any) -> Any:
+            nonlocal end
+            end += leaf.size
+            return memory[end - leaf.size : end].reshape(leaf.shape)
+
+        return map_leaves(view, form)
+
+    def _copied(self) -> Tree:
+        with self._backend.scope(), self._recorder.outside():
+            return map_leaves(self._backend.copy, self._state)
+
+    def _another(self, state: Tree) -> Runner:
+        return GraphRunner(self._backend, self._step, state, self._recorder)
+
+    def _forget(self) -> None:
+        self._recorder.synchronize()
+        self._programs.clear()
+
+    def _replay(
+        self,
+        steps: int,
+        data: tuple[Array, ...],
+        order: HostArray | None,
+        table: tuple[HostArray, ...],
+    ) -> Tree:
+        with self._recorder.inside():
+            data = tuple(map(self._cupy.ascontiguousarray, data))
+            program = self._program(data, order, table)
+            losses = self._run(program, self._flat, data, order, table)
+            self.launches += -(-steps // STEPS)
+        with self._recorder.outside():
+            return map_leaves(self._backend.copy, losses)
+
+    def _run(
+        self,
+        program: _Program,
+        state: Any,
+        data: tuple[Array, ...],
+        order: HostArray | None,
+        table: tuple[HostArray, ...],
+    ) -> Tree:
+        """Launch all steps on a state, which changes; their losses."""
+        cupy, made, steps = self._cupy, program.kernel, len(table[0])
+        losses = tuple(cupy.empty((steps, *shape), dtype) for shape, dtype in program.losses)
+        lists = () if order is None else (order.astype(np.int32),)
+        for start in range(0, steps, STEPS):
+            now = slice(start, start + STEPS)
+            rows, numbers = (
+                [cupy.asarray(np.ascontiguousarray(column[now])) for column in columns]
+                for columns in (lists, table)
+            )
+            program.compiled(
+                (1,), (made.threads,),
+                (np.int32(min(STEPS, steps - start)), *rows, state, *(l[now] for l in losses),
+                 program.constants, *data, *numbers),
+                shared_mem=made.shared,
+            )  # fmt: skip
+        return losses[0] if losses else ()
+
+    # --- what a program is
+
+    def _program(
+        self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
+    ) -> _Program:
+        """The program for these shapes."""
+        batch = None if order is None else order.shape[1]
+        forms = tuple((d.dtype.str, d.shape[1:] if order is not None else d.shape) for d in data)
+        key = batch, forms, tuple(t.dtype.str for t in table)
+        program = self._programs.get(key)
+        if program is None:
+            first = slice(0, PROVED)
+            order, table = None if order is None else order[first], tuple(t[first] for t in table)
+            batches = self._batches(data, order, len(table[0]))
+            program = self._compiled(batches[0], tuple(t[0, ...] for t in table), order is not None)
+            self._prove(program, batches, data, order, table)
+            program = self._programs.put(key, program)
+        return program
+
+    def _batches(self, data: tuple[Array, ...], order: HostArray | None, steps: int) -> list[Batch]:
+        """What the first steps see, on the host."""
+        host = self._backend.to_numpy
+        if order is None:
+            return [tuple(map(host, data))] * steps
+        rows = self._cupy.asarray(order.reshape(-1))
+        taken = [
+            host(self._cupy.take(d, rows, axis=0)).reshape(*order.shape, *d.shape[1:]) for d in data
+        ]
+        return [tuple(t[i] for t in taken) for i in range(steps)]
+
+    def _compiled(self, batch: Batch, numbers: Batch, gathered: bool) -> _Program:
+        """The kernel for a step on a batch of this form."""
+        cupy = self._cupy
+        state = map_leaves(self._backend.to_numpy, self._state)
+        try:
+            graph = trace_step(_xp, self._on_host, state, batch, numbers)
+            made = kernel(graph, gathered=gathered)
+        except (CannotReplayError, MemoryError):
+            raise
+        except Exception as error:  # where the step itself is wrong, it says so when it runs
+            raise CannotReplayError(f"{type(error).__name__}: {error}") from error
+        if made.shared > _shared_bytes(cupy) or made.products > PRODUCTS:
+            raise NotWorthItError
+        compiled = cupy.RawKernel(made.text, NAME)
+        try:
+            compiled.max_dynamic_shared_size_bytes = made.shared
+        except cupy.cuda.compiler.CompileException as error:
+            raise CannotReplayError(f"it does not compile: {error}") from error
+        constants = cupy.asarray(np.frombuffer(made.constants or bytes(1), np.uint8))
+        losses = tuple((result.shape, result.dtype) for result in graph.results)
+        return _Program(made, compiled, constants, losses)
+
+    # --- the proof
+
+    def _prove(
+        self,
+        program: _Program,
+        batches: list[Batch],
+        data: tuple[Array, ...],
+        order: HostArray | None,
+        table: tuple[HostArray, ...],
+    ) -> None:
+        """Compare these steps with the eager ones; nothing of them stays."""
+        host = self._backend.to_numpy
+        flat = self._flat.copy()
+        losses = self._run(program, flat, data, order, table)
+        got = map(host, leaves((self._views(flat, self._state), losses)))
+        runner = EagerRunner(self._backend, self._step, self._state)
+        reported = runner.run(data, order, table)
+        want = map(host, leaves((runner.state, reported)))
+        before = [*map(host, leaves(self._state)), 0.0]
+        dtype = self._flat.dtype
+        for arrays in zip(got, want, leaves(self._exact(batches, table)), before, strict=False):
+            g, w, exact, old = (np.asarray(a, np.float64) for a in arrays)
+            if not np.isfinite(w).all():
+                raise NotWorthItError  # there is nothing to compare
+            distance, allowed = np.linalg.norm(g - w), _allowed(w, exact, old, dtype)
+            if not distance <= allowed:
+                raise CannotReplayError(
+                    f"its first steps differ from the eager ones by {distance:.1e}, where "
+                    f"{allowed:.1e} is rounding"
+                )
+
+    def _exact(self, batches: list[Batch], table: tuple[HostArray, ...]) -> Tree:
+        """State and losses of the same steps in float64, on the host."""
+
+        def wide(a: Any) -> Any:
+            return a.astype(np.float64) if a.dtype.kind == "f" else a
+
+        state, losses = map_leaves(lambda a: wide(self._backend.to_numpy(a)), self._state), []
+        with np.errstate(all="ignore"):
+            for i, batch in enumerate(batches):
+                numbers = tuple(wide(t[i, ...]) for t in table)
+                state, loss = self._on_host(_xp, state, (*map(wide, batch), numbers))
+                losses.append(loss)
+        return state, () if isinstance(losses[0], tuple) else np.stack(losses)
+
+
+def _allowed(want: Any, exact: Any, before: Any, dtype: Any) -> float:
+    """How far an array may be from ``want``, see :class:`PersistentRunner`."""
+    eps = float(np.finfo(dtype).eps)
+    of_change = math.cbrt(eps) * np.linalg.norm(want - before)
+    own = np.linalg.norm(want - exact)
+    return float(of_change + 4 * own + 4 * eps * np.linalg.norm(want))
