@@ -59,6 +59,7 @@ CAPABILITIES: Mapping[str, Capability] = {
         "a compiled step gives the bits of the eager step",
         {
             "numpy": "sums over rows or columns are products with ones: equal to rounding",
+            "cupy": "small networks run as one kernel of many steps: equal to rounding",
             "jax": "XLA fuses and reorders operations: equal to rounding",
         },
     ),

@@ -1,5 +1,6 @@
 """Many steps in one launch, on emulated devices: each access to a block's memory is watched."""
 
+import dataclasses
 import gc
 import warnings
 
@@ -277,3 +278,23 @@ def test_a_missing_barrier_is_seen(backend):
     cupy.RawKernel(text % "", "shift")((1,), (32,), (x,), shared_mem=128)
     with pytest.raises(device.EmulationError, match=r"a race at byte 0 .*thread 1, and 0"):
         x.get()
+
+
+@pytest.mark.device_errors
+@pytest.mark.parametrize(
+    "left_out", [1, *(pytest.param(k, marks=pytest.mark.slow) for k in range(2, 8))]
+)
+def test_every_barrier_in_a_step_is_needed(backend, monkeypatch, left_out):
+    def without(graph, *, gathered):
+        sound = source.kernel(graph, gathered=gathered)
+        parts = sound.text.split("__syncthreads();")
+        assert len(parts) == 9  # one before the first step, seven in each
+        parts[left_out : left_out + 2] = ["".join(parts[left_out : left_out + 2])]
+        return dataclasses.replace(sound, text="__syncthreads();".join(parts))
+
+    gc.collect()  # a recorder that goes waits for the stream, and an error there is nobody's
+    monkeypatch.setattr(runner, "kernel", without)
+    case = Case(backend, (8, 9, 2))
+    made = backend.compile(case.step, case.state)
+    with pytest.raises(device.EmulationError, match="a race at byte"):
+        made.run(case.data, case.order(4), case.table(0, 4))
