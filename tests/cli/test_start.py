@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import click
 import pytest
 
+from benchmarks import start
 from portable_bp import cli
 
 HEAVY = ("numpy", "scipy", "sklearn", "pyarrow", "pandas", "rich", "torch", "jax", "cupy", "matplotlib",
@@ -137,3 +139,16 @@ def test_the_script_of_each_shell(shell):
     assert code == 0
     assert any("_PORTABLE_BP_COMPLETE" in line for line in lines)
     assert any("portable-bp" in line for line in lines)
+
+
+def test_the_benchmark_of_starting():
+    """It runs, and its committed record has every case."""
+    names = ("python -c pass", "portable-bp --version")
+    times = start.measure(1, names)
+    assert [*times] == [*names]
+    assert all(0 < case["wall"]["median"] < 60 for case in times.values())
+    record = json.loads(start.RECORD.read_text())["start"]
+    assert [*record] == [*start.CASES]
+    assert {name: case["target"] for name, case in record.items()} == {
+        name: target for name, (_, target) in start.CASES.items()
+    }
