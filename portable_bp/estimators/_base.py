@@ -24,8 +24,9 @@ from portable_bp.equations.activations import ACTIVATIONS, Activation
 from portable_bp.equations.losses import Loss
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import Schedule
-from portable_bp.errors import OutOfMemoryError
+from portable_bp.errors import DivergenceError, OutOfMemoryError
 from portable_bp.estimators import _input, _solvers
+from portable_bp.estimators._agreement import compare_fits
 from portable_bp.estimators._callbacks import CallbackSupportMixin, Watch
 from portable_bp.estimators._html import layers_html
 from portable_bp.estimators._moving import Movable
@@ -38,6 +39,7 @@ from portable_bp.estimators._solvers import Outcome, Task, TrainingRows, report
 from portable_bp.estimators._validation import hold_out
 from portable_bp.inputs.transfer import dtype_name, to_host
 from portable_bp.mlp import MLP
+from portable_bp.processes import current, joined
 from portable_bp.sources.protocol import Described, is_source
 from portable_bp.training import blocks, source_rows
 
@@ -150,9 +152,10 @@ class BaseMLP(
         validation_data: Any = None,
         saving: Saving | None = None,
     ) -> Self:
-        self._validate_params()
-        hidden = check_settings(self, incremental, validation_data, saving is not None)
-        place = Place.of(X, self.device)
+        with joined().agreeing():
+            self._validate_params()
+            hidden = check_settings(self, incremental, validation_data, saving is not None)
+            place = Place.of(X, self.device)
         before = {k: copy(v) if isinstance(v, list) else v for k, v in self.__dict__.items()}
 
         def fitted() -> None:
@@ -187,14 +190,16 @@ class BaseMLP(
         validation_data: Any,
         saving: Saving | None,
     ) -> None:
-        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
-        if not first:
-            self._same_home(raw_X, place.home, "partial_fit" if incremental else "fit")
-        X, y = self._checked_input(raw_X, raw_y, place, incremental, reset=first)
-        weights = self._all_weights(y, sample_weight, X.shape[0], incremental)
-        if self.scoring is None and source_rows.too_large(X):
-            X, y = source_rows.of_map(X, y), None
-        net = self._network(X.shape[1], hidden)
+        processes = current()
+        with processes.agreeing():
+            first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+            if not first:
+                self._same_home(raw_X, place.home, "partial_fit" if incremental else "fit")
+            X, y = self._checked_input(raw_X, raw_y, place, incremental, reset=first)
+            weights = self._all_weights(y, sample_weight, X.shape[0], incremental)
+            if self.scoring is None and source_rows.too_large(X):
+                X, y = source_rows.of_map(X, y), None
+            net = self._network(X.shape[1], hidden)
         self._random_state = (
             check_random_state(self.random_state)
             if saving is None
@@ -206,6 +211,8 @@ class BaseMLP(
         else:
             check_layers(self, net)
             dtype = dtype_name(self.coefs_[0])
+        if processes.size > 1:
+            compare_fits(self, processes, X, y, weights)
         epochs = 1 if incremental else self.max_iter
         with Watch(self, raw_X, raw_y, sample_weight, place, epochs) as watch:
             rows, params = TrainingRows(X, y, weights), self._params_on(place, dtype)
@@ -217,7 +224,10 @@ class BaseMLP(
             self.coefs_ = [place.to_home(W) for W, _ in outcome.params]
             self.intercepts_ = [place.to_home(b) for _, b in outcome.params]
             if outcome.diverged is not None:
-                report(self, outcome.diverged, task, outcome.params)
+                try:
+                    report(self, outcome.diverged, task, outcome.params)
+                except DivergenceError as error:
+                    processes.raise_everywhere(error)
 
     def _checked_input(
         self, X: Any, y: Any, place: Place, incremental: bool, reset: bool
@@ -261,9 +271,10 @@ class BaseMLP(
         saving: Saving | None,
     ) -> Outcome:
         place = task.place
-        judge, rows = hold_out(
-            self, place, task.net.spec, task.dtype, task.rows, raw_y, validation_data
-        )
+        with current().agreeing():
+            judge, rows = hold_out(
+                self, place, task.net.spec, task.dtype, task.rows, raw_y, validation_data
+            )
         task = Task(task.net, place, task.dtype, rows, task.params, task.hooks)
         state = getattr(self, "_optimizer", None)
         if state is None or not incremental:

@@ -18,6 +18,7 @@ from portable_bp.backend import Backend
 from portable_bp.equations.network import Equations
 from portable_bp.equations.optimizers import Adam, Optimizer
 from portable_bp.equations.schedules import ReduceOnPlateau, Schedule
+from portable_bp.processes import current
 from portable_bp.training import blocks, recovery
 from portable_bp.training.data import Order
 from portable_bp.training.judging import Held, ValidationSet, validation_loss_message
@@ -205,6 +206,7 @@ class ScikitPolicy:
         self.settings, self.progress, self.state, self._random = settings, progress, state, random
         self._n, self._batch, self._weights, self.epochs = n, batch_size, weights, epochs
         self._backend, self._equations, self._judge = backend, equations, judge
+        self._processes = current()
         self._watched, self._hooks, self._publish = watched, hooks, publish
         self.per_epoch = -(-n // batch_size)
         self._sizes = np.full(self.per_epoch, batch_size)
@@ -274,6 +276,7 @@ class ScikitPolicy:
             self.settings.max_time is not None,
             isinstance(self.settings.learning_rate, ReduceOnPlateau),
             self._watched,
+            self._processes.size > 1,
         )
         if any(looked_at):
             return 1
@@ -297,11 +300,12 @@ class ScikitPolicy:
         if reason != "diverged" and self._hooks:
             params = result.params()
             stops = [hook(params) for hook in self._hooks]
-            if any(stops):
+            if self._processes.any(any(stops)):
                 reason = "callback"
         limit = self.settings.max_time
-        if reason is None and limit is not None and time.perf_counter() - self._started >= limit:
-            return "time"
+        if reason is None and limit is not None:
+            over = time.perf_counter() - self._started >= limit
+            return "time" if self._processes.first(over) else None
         return reason
 
     def _bookkeeping(self, result: EpochResult) -> str | None:
@@ -312,7 +316,7 @@ class ScikitPolicy:
         progress.loss_ = loss
         progress.t_ += self._n
         progress.loss_curve_.append(loss)
-        if settings.verbose:
+        if settings.verbose and self._processes.rank == 0:
             print(f"Iteration {progress.n_iter_}, loss = {loss:.8f}")
         if self._judge is not None and not self._judged(self._judge, result):
             return "diverged"
@@ -351,14 +355,14 @@ class ScikitPolicy:
             self._judged_by_source(held, params)
             return True
         by_row, outputs = blocks.losses_and_outputs(
-            self._backend, self._equations, params, held.X, held.y
+            self._backend, self._equations, params, held.X, held.y, self._processes
         )
         loss = blocks.mean_loss(by_row, held.weights)
         progress.validation_loss_curve_.append(loss)
         if progress.validation_scores_ is not None:
             score = self._checked_score(judge.score(outputs, params))
             progress.validation_scores_.append(score)
-            if self.settings.verbose:
+            if self.settings.verbose and self._processes.rank == 0:
                 print(f"Validation score: {score:f}")
         elif not math.isfinite(loss):
             self.doubt = self.doubt or validation_loss_message(
@@ -377,7 +381,7 @@ class ScikitPolicy:
             return
         score = self._checked_score(judged.score)
         progress.validation_scores_.append(score)
-        if self.settings.verbose:
+        if self.settings.verbose and self._processes.rank == 0:
             print(f"Validation score: {score:f}")
 
     def _checked_score(self, score: Any) -> float:
@@ -431,7 +435,7 @@ class ScikitPolicy:
         else:
             state.learning_rate /= 5.0
             end, stop = f"Setting learning rate to {state.learning_rate:f}", False
-        if settings.verbose:
+        if settings.verbose and self._processes.rank == 0:
             print(f"{message} {end}")
         return stop
 

@@ -16,11 +16,12 @@ from portable_bp.equations import activations, losses, optimizers, schedules
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.equations.schedules import Schedule
 from portable_bp.estimators._policy import Judge, ScikitPolicy
-from portable_bp.persistence.checkpoints import CheckpointDirectory
+from portable_bp.processes import current
 from portable_bp.sources.protocol import Described
 from portable_bp.training import source_rows
 from portable_bp.training.checkpointing import Checkpointing, newest
 from portable_bp.training.options import check_saving
+from portable_bp.training.shared_directory import SharedDirectory
 from portable_bp.training.trainer import Trainer
 
 _FREE = frozenset(
@@ -50,7 +51,7 @@ class Saving:
     every: int | None
     keep: int
     resume: bool
-    _directory: CheckpointDirectory | None = field(default=None, init=False)
+    _directory: SharedDirectory | None = field(default=None, init=False)
     _start: list[Any] = field(default_factory=list, init=False)
 
     @classmethod
@@ -63,7 +64,7 @@ class Saving:
 
     def open(self, stack: ExitStack) -> None:
         """Take the directory for this run."""
-        self._directory = stack.enter_context(CheckpointDirectory(self.path, self.keep))
+        self._directory = stack.enter_context(SharedDirectory(current(), self.path, self.keep))
 
     def random_state(self, random_state: Any) -> np.random.RandomState:
         """The generator of the run: where the saved run began, if one goes on."""
@@ -95,7 +96,7 @@ class Saving:
         policy.start = self._start
         checkpointing = Checkpointing(
             self._directory, self.every, _identity(est, task, judge), policy,
-            work=6 * task.net.n_parameters * trainer.batch_size,
+            work=6 * task.net.n_parameters * trainer.batch_size, processes=current(),
         )  # fmt: skip
         trainer.recorder = checkpointing
         checkpointing.go_on(trainer, state, self.resume)

@@ -30,13 +30,17 @@ from portable_bp.estimators._policy import (
 )
 from portable_bp.estimators._saving import Saving
 from portable_bp.mlp import MLP
+from portable_bp.processes import current
 from portable_bp.sources.protocol import Described
 from portable_bp.training import source_rows
+from portable_bp.training.agreement import follows_host
+from portable_bp.training.checkpointing import Signalled
 from portable_bp.training.data import DataSource, DeviceData, data_source
 from portable_bp.training.divergence import diagnose
 from portable_bp.training.history import History
 from portable_bp.training.lbfgs import Objective, minimise
 from portable_bp.training.model import Model
+from portable_bp.training.shares import Shares
 from portable_bp.training.step import StepPlan, step_for
 from portable_bp.training.trainer import Trainer
 
@@ -208,9 +212,14 @@ def _trainer(
         windows = data.order
     else:
         data = data_source(work, dtype, X, y, weights)
+    processes = current()
+    shares = None
+    if processes.size > 1:
+        shares = Shares(processes, n, batch, processes.size, False, weights)
     plan = StepPlan(
         net.equations, state.rule, net.dropout, seed, weighted=weights is not None,
         clip_value=est.clip_value, clip_norm=est.clip_norm, l2_each_step=est.alpha > 0,
+        parts=None if shares is None else shares.mine,
     )  # fmt: skip
     policy = ScikitPolicy(
         Settings.of(est), progress, state, est._random_state, n, batch, weights, epochs,
@@ -218,12 +227,16 @@ def _trainer(
         watched=saving is not None or not isinstance(data, DeviceData),
         hooks=task.hooks, publish=publish, windows=windows,
     )  # fmt: skip
-    step = step_for(work, plan, net.sizes, batch, labels=data.labels)
+    at_once = batch if shares is None else shares.part_rows
+    step = step_for(work, plan, net.sizes, at_once, labels=data.labels)
     compiled = policy.per_epoch * epochs >= COMPILE_STEPS
+    compiled = compiled and (shares is None or follows_host(work))
     trainer = Trainer(
         work, dtype, step, (task.params, state.slots), state.rule, data, batch, policy,
-        compile=compiled, steps=state.steps,
+        compile=compiled, steps=state.steps, shares=shares,
     )  # fmt: skip
+    if shares is not None:
+        trainer.recorder = Signalled(processes, 6 * net.n_parameters * batch)
     return trainer, policy
 
 

@@ -27,6 +27,15 @@ def follows_host(backend: Backend) -> bool:
     return ":" not in backend.spec
 
 
+def versions() -> dict[str, str]:
+    """Those of what decides on the numbers."""
+    return {
+        "version of portable_bp": __version__,
+        "version of Python": platform.python_version(),
+        "version of NumPy": np.__version__,
+    }
+
+
 def all_settings(
     backend: Backend, options: FitOptions, rows: PreparedRows, begin: Params
 ) -> dict[str, Any]:
@@ -40,14 +49,10 @@ def all_settings(
     begin : pairs (W, b)
         The parameters before the first step.
     """
-    # Sources are read by one process: here all rows are arrays.
     held = rows.held if isinstance(rows.held, ValidationSet) else ()
     sets = [*getattr(rows.data, "arrays", ()), *held[:2]]
     library = backend.modules[0].replace("_", "-")
-    return {
-        "version of portable_bp": __version__,
-        "version of Python": platform.python_version(),
-        "version of NumPy": np.__version__,
+    return versions() | {
         "backend": f"{backend.name} {version(library)}" if backend.name != "cupy" else "cupy",
         "epochs": options.epochs,
         "early_stopping": options.early and type(options.early).__name__,
@@ -59,12 +64,19 @@ def all_settings(
         "checkpoint_every": options.checkpoint_every,
         "resume": options.resume,
         "start parameters": digest(backend, *leaves(begin)),
-        "data": digest(backend, *sets),
+        "data": rows.digest() + digest(backend, *sets),
     }
 
 
-def digest(backend: Backend, *arrays: Any) -> str:
-    """A digest of all numbers of some arrays; of large ones the form only."""
+def digest(backend: Backend | None, *arrays: Any) -> str:
+    """A digest of all numbers of some arrays; of large ones the form only.
+
+    Parameters
+    ----------
+    backend : Backend or None
+        Where they live; None for the host.
+    *arrays : array or None
+    """
     found = hashlib.blake2b(digest_size=16)
     for array in arrays:
         if array is None:
@@ -74,6 +86,10 @@ def digest(backend: Backend, *arrays: Any) -> str:
         if is_sparse(array):
             array = array.data
         if small and hasattr(array, "nbytes"):
-            host = array if isinstance(array, np.ndarray) else backend.to_numpy(array)
+            host = array if backend is None or _on_host(array) else backend.to_numpy(array)
             found.update(np.ascontiguousarray(host).tobytes())
     return found.hexdigest()
+
+
+def _on_host(array: Any) -> bool:
+    return isinstance(array, np.ndarray)

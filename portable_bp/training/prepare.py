@@ -182,7 +182,6 @@ def _windows(
 ) -> PreparedRows:
     """Rows of a source, read in windows."""
     dtype = options.dtype
-    source_rows.refuse_processes(options.parts)
     if options.optimizer is not None:
         source_rows.refuse_whole_batch(source, options.batch_size)
     if validation is not None and held is None:
@@ -206,7 +205,6 @@ def _held(net: MLP, spec: NetSpec, backend: Backend, dtype: str, given: Rows) ->
     """Rows to judge by that the user hands in."""
     if is_source(given.x):
         source = Described.of(given.x, "validation")
-        source_rows.refuse_processes()
         source_rows.check(spec, source, "validation")
         source_rows.check_labels(spec, source)
         return HeldSource.of(spec, dtype, source, None)

@@ -9,6 +9,7 @@ import numpy as np
 
 from portable_bp._typing import HostArray
 from portable_bp.processes import Processes
+from portable_bp.training.data import Order
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Shares:
         start = mine.first * extent
         return whole[:, start : start + mine.count * extent]
 
-    def columns(self, orders: Sequence[HostArray]) -> list[HostArray]:
+    def columns(self, orders: Sequence[Order]) -> list[HostArray]:
         """For each step of these epochs, part by part: the shares c_r; then the rows, where short."""
         mine = self.mine
         shares, counts = zip(*(self._epoch(order) for order in orders), strict=True)
@@ -87,29 +88,33 @@ class Shares:
             columns += [*np.concatenate(counts)[:, own].T]
         return columns
 
-    def _epoch(self, order: HostArray) -> tuple[HostArray, HostArray]:
+    def _epoch(self, order: Order) -> tuple[HostArray, HostArray]:
         """Shares and rows of all parts in each step of an epoch, shape (steps, parts)."""
-        whole = self.n // self.batch_size * self.batch_size
-        batches = [order[:whole].reshape(-1, self.batch_size), order[whole:].reshape(1, -1)]
+        weights = None if self.weights is None else self.weights[np.asarray(order)]
         shares, counts = [], []
-        for batch in batches:
-            if batch.size:
-                count = self._counts(batch.shape[1])
-                counts.append(np.broadcast_to(count, (len(batch), self.parts)))
-                shares.append(self._shares(batch, count))
+        full, rest = divmod(self.n, self.batch_size)
+        for steps, size, start in ((full, self.batch_size, 0), (1, rest, self.n - rest)):
+            if steps * size:
+                count = self._counts(size)
+                counts.append(np.broadcast_to(count, (steps, self.parts)))
+                own = None
+                if weights is not None:
+                    own = weights[start : start + steps * size].reshape(steps, size)
+                shares.append(self._shares(own, count, steps))
         return np.concatenate(shares), np.concatenate(counts)
 
     def _counts(self, size: int) -> HostArray:
         extent = -(-size // self.parts)
         return np.clip(size - extent * np.arange(self.parts), 0, extent)
 
-    def _shares(self, batch: HostArray, counts: HostArray) -> HostArray:
-        by_rows = np.broadcast_to(counts / batch.shape[1], (len(batch), self.parts))
-        if self.weights is None:
+    def _shares(self, weights: HostArray | None, counts: HostArray, steps: int) -> HostArray:
+        """By rows, or by the weights of batches (steps, batch)."""
+        by_rows = np.broadcast_to(counts / counts.sum(), (steps, self.parts))
+        if weights is None:
             return by_rows
-        weights = self.weights[self._filled(batch)].reshape(len(batch), self.parts, -1)
-        weights = weights * (np.arange(weights.shape[2]) < counts[:, None])
-        by_part = weights.sum(axis=2, dtype=np.float64)
+        missing = -weights.shape[1] % self.parts
+        by_part = np.pad(weights, ((0, 0), (0, missing))).reshape(steps, self.parts, -1)
+        by_part = by_part.sum(axis=2, dtype=np.float64)
         total = by_part.sum(axis=1, keepdims=True)
         # A batch without weight moves nothing but by its penalties, which count in full.
         return np.where(total > 0, by_part / np.where(total > 0, total, 1), by_rows)

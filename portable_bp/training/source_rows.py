@@ -19,7 +19,7 @@ from portable_bp.errors import DataError
 from portable_bp.inputs import checks, labels
 from portable_bp.inputs.examples import Rows
 from portable_bp.inputs.spec import NetSpec
-from portable_bp.processes import ALONE, Processes, current
+from portable_bp.processes import ALONE, Processes
 from portable_bp.sources.mapped import file_of, mapped
 from portable_bp.sources.protocol import Described
 from portable_bp.sources.views import View, split
@@ -157,15 +157,6 @@ def features(source: Described, spec: NetSpec, dtype: str) -> Iterator[HostArray
     reader = BlockReader(source, spec, dtype, "int64")
     rows = window_rows(source, spec, dtype)
     return features_in_order(reader, Plan(source.sizes, source.starts, rows, 0, False))
-
-
-def refuse_processes(parts: int | None = None) -> None:
-    """Refuse what is read by one process alone."""
-    if (parts or current().size) > 1:
-        raise ValueError(
-            "a source is read by one process, and a step takes a batch as a whole: leave out parts and "
-            "portable_bp.distributed, or hand in arrays"
-        )
 
 
 def refuse_whole_batch(source: Described, batch_size: int | None) -> None:

@@ -256,9 +256,16 @@ class Trainer:
         # From a snapshot a run that diverged is replayed, by all processes: no clock decides.
         return rows > SNAPSHOT_ROWS or (self._alone and age > SNAPSHOT_SECONDS)
 
-    def _own(self, order: Any) -> Any:
+    def _chunks(self, order: Order, limit: int) -> Iterator[Chunk]:
         """The rows of this process in these batches."""
-        return order if self.shares is None else self.shares.rows(order)
+        if self.shares is None:
+            yield from self.data.chunks(order, limit)
+        elif isinstance(order, np.ndarray):
+            yield from self.data.chunks(self.shares.rows(order), limit)
+        else:  # windows are the same for all processes
+            for arrays, rows, steps in self.data.chunks(order, limit):
+                assert rows is not None
+                yield Chunk(arrays, self.shares.rows(rows), steps)
 
     def _run(self, turn: Turn) -> None:
         """The steps of a turn that are not done yet."""
@@ -266,7 +273,7 @@ class Trainer:
             step = max(0, self.in_epoch - first)
             while step < len(rows):
                 stop = step + min(len(rows) - step, self.recorder.until_due(self.steps))
-                for chunk in self.data.chunks(self._own(rows[step:stop]), self.recorder.limit):
+                for chunk in self._chunks(rows[step:stop], self.recorder.limit):
                     at = slice(first + step, first + step + chunk.steps)
                     inputs = tuple(t[at] for t in turn.inputs)
                     self._in_a_step = True  # until it is counted: what is saved agrees with it
@@ -303,7 +310,7 @@ class Trainer:
         if penalties is not None:
             coefficients.append(penalties)
         if self.shares is not None:
-            coefficients += self.shares.columns([np.asarray(order) for order in orders])
+            coefficients += self.shares.columns(orders)
         columns = (
             np.broadcast_to(np.asarray(c, dtype=self.dtype), numbers.shape) for c in coefficients
         )
@@ -362,9 +369,7 @@ class Trainer:
                 start = in_epoch * self.batch_size
                 rows = turn.orders[epoch][start : start + self.batch_size]
                 (batch,) = self.data.chunks(rows.reshape(1, -1), 1)
-                chunk = batch
-                if self.shares is not None:
-                    (chunk,) = self.data.chunks(self._own(rows.reshape(1, -1)), 1)
+                (chunk,) = (batch,) if self.shares is None else self._chunks(rows.reshape(1, -1), 1)
                 inputs = tuple(t[i : i + 1] for t in turn.inputs)
                 yield ReplayedStep(
                     turn.epoch + epoch, in_epoch, chunk, batch, inputs, float(turn.rates[i])
