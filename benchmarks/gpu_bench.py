@@ -161,7 +161,7 @@ class GpuFloor(Training):
             a, W, delta = random(case.batch, i), random(i, o), random(case.batch, o)
             self.pairs += [(a, W), (a.T, delta)] + [(delta, W.T)] * (l > 0)
         with backend.scope():
-            self.recorder = CupyRecorder(backend._recorder_stream())
+            self.recorder = CupyRecorder(*backend._recorder_streams(), backend._beside)
             with self.recorder.inside():
                 self.launch = self.recorder.record(self.products)
 

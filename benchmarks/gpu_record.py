@@ -29,10 +29,13 @@ EMULATED = "*emulated* by `make test`; never run"
 _MET = {True: "met", False: "MISSED", None: "not timed"}
 
 _ADAPTERS = {
-    "cupy": ("cupy_backend", "cupy_graph", "cupy_cublas", "cupy_fuse", "_graph", "_runs", "_host"),
+    "cupy": (
+        "cupy_backend", "cupy_graph", "cupy_cublas", "cupy_fuse", "cupy_parts", "cupy_flat",
+        "cupy_beside", "_graph", "_runs", "_host",
+    ),
     "torch": ("torch_backend", "torch_graph", "torch_plan", "_graph", "_runs", "_host"),
     "jax": ("jax_backend", "jax_scan", "_runs", "_host"),
-}
+}  # fmt: skip
 
 
 def sources() -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import estimators, gpu_record, growth, tables
+from benchmarks import estimators, gpu_record, growth, launches, tables
 from portable_bp.testing import capabilities
 from tools import measure_constants
 
@@ -63,7 +63,11 @@ def met() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"devices": lambda: gpu_record.devices(gpu_record.load()), "speed": speed},
     "docs/estimators.md": {"speed": estimators.table},
-    "docs/gpu.md": {"record": lambda: gpu_record.report(gpu_record.load())},
+    "docs/gpu.md": {
+        "record": lambda: gpu_record.report(gpu_record.load()),
+        "launches": launches.ours_table,
+        "launches of others": launches.others_table,
+    },
     "docs/performance.md": {
         "machine": lambda: tables.measured_on(cpu()),
         "adam": lambda: speed_of("adam"),

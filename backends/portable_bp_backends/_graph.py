@@ -9,10 +9,12 @@ last kernels of the graph overwrite.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from portable_bp._typing import Array, HostArray, Step, Tree
@@ -22,6 +24,10 @@ from portable_bp_backends._runs import CannotReplayError, ReplayRunner
 UNROLL = 16
 """Steps in one graph. Between the steps inside it nothing is copied; what is left over is launched
 one by one."""
+
+GATHERED = 16 * 2**20
+"""Bytes: the rows of all steps in a graph are gathered at once where they take no more; they stay in
+the cache of a large GPU until they are read."""
 
 WINDOW = 1024
 """Of so many steps at most the order and the numbers lie on the device at a time."""
@@ -48,14 +54,20 @@ class Recorder(Protocol):
     def empty(self, shape: tuple[int, ...], like: Array) -> Array:
         """Memory of the dtype of ``like``."""
 
+    def copied(self, tree: Tree) -> Tree:
+        """A copy of a tree of arrays, laid out as suits the kernels."""
+
     def assign(self, target: Array, source: Array) -> None:
         """``target[...] = source``."""
+
+    def assign_all(self, pairs: list[tuple[Array, Array]]) -> None:
+        """The same for each pair; no target shares memory with a source."""
 
     def gather(self, source: Array, rows: Array) -> Array:
         """``source[rows, ...]``."""
 
-    def scatter(self, target: Array, rows: Array, source: Array) -> None:
-        """``target[rows, ...] = source``."""
+    def scatter(self, target: Array, rows: Array, sources: list[Array]) -> None:
+        """``target[rows[i], ...] = sources[i]`` for each of them."""
 
     def overlap(self, a: Array, b: Array) -> bool:
         """Whether two arrays may share memory."""
@@ -114,7 +126,7 @@ class GraphRunner(ReplayRunner):
         super().__init__(backend, step)
         self._recorder = recorder
         with backend.scope(), recorder.inside():
-            self._state = map_leaves(backend.copy, state)
+            self._state = recorder.copied(state)
         self._programs: OrderedDict[Any, _Program] = OrderedDict()
 
     def _copied(self) -> Tree:
@@ -316,20 +328,13 @@ class GraphRunner(ReplayRunner):
         def body() -> None:
             at = program.at + program.ahead[:length]
             columns = [recorder.gather(t, at) for t in program.table]
-            rows = None if program.order is None else recorder.gather(program.order, at)
+            batches = self._batches(program, at, length)
             state, losses = self._state, []
             for i in range(length):
-                batch = program.data
-                if rows is not None:
-                    batch = tuple(recorder.gather(d, rows[i, ...]) for d in program.data)
-                state, loss = step(xp, state, (*batch, tuple(c[i, ...] for c in columns)))
+                now = tuple(c[i, ...] for c in columns)
+                state, loss = step(xp, state, (*(batch(i) for batch in batches), now))
                 losses.append(loss)
-            for i, loss in enumerate(losses):
-                map_leaves(
-                    lambda to, l, i=i: recorder.scatter(to, at[i : i + 1], l[None, ...]),
-                    program.losses,
-                    loss,
-                )
+            map_leaves(lambda to, *l: recorder.scatter(to, at, list(l)), program.losses, *losses)
             # A result that lies in another buffer of the state must be read before that is written.
             after = map_leaves(
                 lambda mine, new: (
@@ -340,14 +345,31 @@ class GraphRunner(ReplayRunner):
                 self._state,
                 state,
             )
-            map_leaves(
-                lambda mine, new: None if new is mine else recorder.assign(mine, new),
-                self._state,
-                after,
-            )
+            pairs = zip(leaves(self._state), leaves(after), strict=True)
+            recorder.assign_all([(mine, new) for mine, new in pairs if new is not mine])
             recorder.assign(program.at, program.at + length)
 
         return body
+
+    def _batches(self, program: _Program, at: Array, length: int) -> list[Callable[[int], Array]]:
+        """For each of the data: what gives the rows of step ``i`` of ``length`` steps."""
+        gather = self._recorder.gather
+        if program.order is None:
+            return [partial(_same, d) for d in program.data]
+        rows = gather(program.order, at)
+
+        def batch(d: Any) -> Callable[[int], Array]:
+            row = d.nbytes // max(d.shape[0], 1)
+            if row * math.prod(rows.shape) <= GATHERED:
+                all_steps = gather(d, rows)
+                return lambda i: all_steps[i, ...]
+            return lambda i: gather(d, rows[i, ...])
+
+        return [batch(d) for d in program.data]
+
+
+def _same(array: Array, _: int) -> Array:
+    return array
 
 
 def _launches(steps: int, unroll: int) -> dict[int, int]:

@@ -16,9 +16,11 @@ from portable_bp.backend import Backend, Runner, extend
 from portable_bp_backends import _driver
 from portable_bp_backends._graph import GraphRunner
 from portable_bp_backends._host import native_copy
+from portable_bp_backends.cupy_beside import Beside
 from portable_bp_backends.cupy_cublas import Gemm, library
 from portable_bp_backends.cupy_fuse import fuser, philox, sign
 from portable_bp_backends.cupy_graph import CupyRecorder
+from portable_bp_backends.cupy_parts import Parts
 from portable_bp_backends.cupy_persistent.runner import PersistentRunner, fits
 
 
@@ -33,8 +35,9 @@ class CupyBackend(Backend):
         Compute products of float32 matrices with factors rounded to 11 bits (TF32): faster on large
         networks, and less exact. ``fit(..., backend=CupyBackend(0, tf32=True))``.
     fuse : bool
-        Run each element-wise group of the equations as one kernel. With False each operation is a
-        kernel of its own, as the equations are written.
+        Run each element-wise group of the equations as one kernel, and some parts of them in a form
+        with fewer launches. With False each operation is a kernel of its own, as the equations are
+        written.
     persistent : bool
         Run many steps of a network that fits into one multiprocessor's memory in one launch, equal
         to the eager steps to rounding. With False all steps run from graphs, which give their bits.
@@ -63,8 +66,14 @@ class CupyBackend(Backend):
             array_api_compat.cupy,
             fuser(native, array_api_compat.cupy) if fuse else lambda f: native.get(f.__name__),
         )
-        self.xp.__dict__["matmul"] = lambda a, b, /: self._gemm(a, b)
+        self._beside = Beside()
+        self.xp.__dict__["matmul"] = self._matmul
         self.xp.__dict__["sign"] = partial(sign, cupy)
+        if fuse:
+            product = lambda a, b, out=None: self._gemm(a, b, out)  # noqa: E731
+            self.xp.__dict__["portable_bp_part"] = Parts(
+                native, array_api_compat.cupy, product, self._beside
+            )
         self.device = cupy.cuda.Device(index)
         self.spec = f"cupy:{index}"
 
@@ -72,17 +81,24 @@ class CupyBackend(Backend):
     def _gemm(self) -> Gemm:
         return Gemm(self._tf32)  # on the device that is current where products are computed
 
+    def _matmul(self, a: Any, b: Any, /) -> Array:
+        self._beside.ready(a)
+        return self._gemm(a, b)
+
     @cached_property
-    def _beside(self) -> Any:
+    def _upload_stream(self) -> Any:
         """The stream of :meth:`upload`."""
         with self.device:
             return self._cupy.cuda.Stream(non_blocking=True)
 
-    def _recorder_stream(self) -> Any:
-        """The stream that this thread records on, kept with its workspace from fit to fit."""
-        if not hasattr(self._thread, "stream"):
-            self._thread.stream = self._cupy.cuda.Stream(non_blocking=True)
-        return self._thread.stream
+    def _recorder_streams(self) -> tuple[Any, Any]:
+        """The streams that this thread records on, kept with their workspaces from fit to fit."""
+        if not hasattr(self._thread, "streams"):
+            self._thread.streams = tuple(
+                self._cupy.cuda.Stream(non_blocking=True) for _ in range(2)
+            )
+        streams: tuple[Any, Any] = self._thread.streams
+        return streams
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
@@ -161,7 +177,7 @@ class CupyBackend(Backend):
             return copy
 
     def upload(self, values: HostArray, dtype: str) -> Array:
-        cupy, beside = self._cupy, self._beside
+        cupy, beside = self._cupy, self._upload_stream
         with self.device, beside:
             sent = cupy.asarray(native_copy(values, dtype))
             beside.synchronize()
@@ -188,7 +204,7 @@ class CupyBackend(Backend):
 
     def compile(self, step: Step, state: Tree) -> Runner:
         with self.scope():
-            recorder = CupyRecorder(self._recorder_stream())
+            recorder = CupyRecorder(*self._recorder_streams(), self._beside)
             if self._persistent and fits(state):
                 return PersistentRunner(self, step, state, recorder)
             return GraphRunner(self, step, state, recorder)

@@ -92,6 +92,8 @@ def arguments(
 class Gemm:
     """``a b`` for two matrices of float32 or float64 on the current device and stream.
 
+    ``out``, where it is given, is of the right shape and dtype, and its rows lie one after the other.
+
     Parameters
     ----------
     tf32 : bool
@@ -123,9 +125,9 @@ class Gemm:
         self._lock = threading.Lock()
         self._workspaces: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
-    def __call__(self, a: Any, b: Any) -> Array:
+    def __call__(self, a: Any, b: Any, out: Any = None) -> Array:
         if not self._takes(a, b):
-            other: Array = self._cupy.matmul(a, b)
+            other: Array = self._cupy.matmul(a, b, out=out)
             return other
         name = a.dtype.name
         kind, precision, _ = _TYPES[name]
@@ -135,7 +137,7 @@ class Gemm:
         (m, k), n = a.shape, b.shape[1]
         (a, how_a), (b, how_b) = self._readable(a), self._readable(b)
         operations, (b_leading, a_leading, c_leading) = arguments(m, n, k, how_a, how_b)
-        c = self._cupy.empty((m, n), a.dtype)
+        c = self._cupy.empty((m, n), a.dtype) if out is None else out
         stream = self._cupy.cuda.get_current_stream()
         with self._lock:
             if stream not in self._workspaces:

@@ -6,11 +6,13 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-from portable_bp._typing import Array, HostArray
+from portable_bp._typing import Array, HostArray, Tree
+from portable_bp_backends import cupy_flat
 from portable_bp_backends._runs import CannotReplayError
+from portable_bp_backends.cupy_beside import Beside
 
 
 class CupyRecorder:
@@ -21,11 +23,11 @@ class CupyRecorder:
     launch. So nothing but recording draws from the pool, and it lives as long as the graphs.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, second: Any, beside: Beside) -> None:
         import cupy
 
         self._cupy = cupy
-        self.stream = stream
+        self.stream, self._second, self._beside = stream, second, beside
         self._pool = cupy.cuda.MemoryPool()
         self._event = cupy.cuda.Event(disable_timing=True)  # may be recorded again once waited for
         self.allocate: Callable[[int], Any] = self._malloc
@@ -81,15 +83,27 @@ class CupyRecorder:
         memory: Array = self._cupy.empty(shape, like.dtype)
         return memory
 
+    def copied(self, tree: Tree) -> Tree:
+        return cupy_flat.copied(tree)
+
     def assign(self, target: Any, source: Any) -> None:
         self._cupy.copyto(target, source)
+
+    def assign_all(self, pairs: list[tuple[Any, Any]]) -> None:
+        cupy_flat.assign(pairs)
 
     def gather(self, source: Any, rows: Any) -> Array:
         gathered: Array = source.take(rows, axis=0)
         return gathered
 
-    def scatter(self, target: Any, rows: Any, source: Any) -> None:
-        target[rows] = source
+    def scatter(self, target: Any, rows: Any, sources: list[Any]) -> None:
+        if sources[0].ndim == 0:
+            _scatter(len(sources))(
+                rows, *(s.reshape(1) for s in sources), target, size=len(sources)
+            )
+            return
+        for i, source in enumerate(sources):
+            target[rows[i : i + 1]] = source[None, ...]
 
     def overlap(self, a: Any, b: Any) -> bool:
         return bool(self._cupy.may_share_memory(a, b))
@@ -103,7 +117,7 @@ class CupyRecorder:
     def record(self, body: Callable[[], None]) -> Callable[[], None]:
         with self._cupy.cuda.using_allocator(self.allocate):
             # Kernels are compiled, and the pool grows, while that is still allowed.
-            body()
+            self._recorded(body)
             self.stream.synchronize()
             for _ in range(8):  # each time it has more to hand out
                 held = self._pool.total_bytes()
@@ -114,13 +128,17 @@ class CupyRecorder:
                     return partial(graph.launch, self.stream)
             raise MemoryError("the device's memory ran out while a graph was recorded")
 
+    def _recorded(self, body: Callable[[], None]) -> None:
+        with self._beside.recording(self.stream, self._second):
+            body()
+
     def _captured(self, body: Callable[[], None]) -> Any:
         collects = gc.isenabled()
         gc.disable()  # a collection may free device memory or destroy an event: not while capturing
         try:
             self.stream.begin_capture()
             try:
-                body()
+                self._recorded(body)
             except BaseException:
                 with suppress(self._cupy.cuda.runtime.CUDARuntimeError):
                     self.stream.end_capture()
@@ -133,6 +151,19 @@ class CupyRecorder:
         finally:
             if collects:
                 gc.enable()
+
+
+@cache
+def _scatter(n: int) -> Any:
+    """A kernel that writes ``n`` numbers, each in memory of its own, to the given rows of a vector."""
+    import cupy
+
+    return cupy.ElementwiseKernel(
+        "raw I rows, " + ", ".join(f"raw T s{i}" for i in range(n)),
+        "raw T target",
+        f"const T *all[] = {{{', '.join(f'&s{i}[0]' for i in range(n))}}}; target[rows[i]] = *all[i];",
+        f"portable_bp_scatter_{n}",
+    )
 
 
 def _bits(array: Any) -> Any:

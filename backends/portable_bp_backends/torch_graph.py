@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
-from portable_bp.backend import Backend
+from portable_bp.backend import Backend, map_leaves
 from portable_bp_backends._graph import GraphRunner
 from portable_bp_backends._host import native_copy
 from portable_bp_backends._runs import CannotReplayError
@@ -60,16 +60,23 @@ class TorchRecorder:
         memory: Array = like.new_empty(shape)
         return memory
 
+    def copied(self, tree: Tree) -> Tree:
+        return map_leaves(torch.clone, tree)
+
     def assign(self, target: Any, source: Any) -> None:
         target.copy_(source)
+
+    def assign_all(self, pairs: list[tuple[Any, Any]]) -> None:
+        for target, source in pairs:
+            target.copy_(source)
 
     def gather(self, source: Any, rows: Any) -> Array:
         flat = torch.index_select(source, 0, rows.reshape(-1))
         gathered: Array = flat.reshape(*rows.shape, *source.shape[1:])
         return gathered
 
-    def scatter(self, target: Any, rows: Any, source: Any) -> None:
-        target.index_copy_(0, rows, source)
+    def scatter(self, target: Any, rows: Any, sources: list[Any]) -> None:
+        target.index_copy_(0, rows, torch.stack(sources))
 
     def overlap(self, a: Any, b: Any) -> bool:
         same: bool = a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

@@ -24,6 +24,7 @@ from tests.emulated_gpu.memory import (
     CudaError,
     EmulationError,
     Graph,
+    Memory,
     Work,
     memory,
     place,
@@ -35,7 +36,8 @@ from tests.emulated_gpu.memory import (
 __all__ = ["TOTAL", "CudaError", "EmulationError", "Work", "memory", "place", "problems", "wrong"]
 
 OK, INVALID, NO_MEMORY, INITIALIZATION, BAD_DEVICE, BAD_HANDLE = 0, 1, 2, 3, 101, 400
-NOT_READY, UNSUPPORTED, INVALIDATED, ISOLATION, IMPLICIT = 600, 900, 901, 905, 906
+NOT_READY, UNSUPPORTED, INVALIDATED, UNMATCHED, UNJOINED = 600, 900, 901, 903, 904
+ISOLATION, IMPLICIT = 905, 906
 
 DEVICES = 2
 
@@ -54,6 +56,7 @@ class Stream:
     done: int = 0
     clock: dict[int, int] = field(default_factory=dict)
     capture: Graph | None = None
+    recorded: dict[int, int] = field(default_factory=dict)  # the clock of what it captures
     invalid: bool = False
 
 
@@ -186,6 +189,8 @@ def check_memory(work: Work, s: Stream) -> None:
 def issue(s: Stream, work: Work) -> None:
     """Hand a piece of work over; while the stream captures it is recorded."""
     check_process()
+    if _idle:
+        work.run = None
     if s.capture is not None:
         check_memory(work, s)
         for access in work.accesses:
@@ -194,7 +199,11 @@ def issue(s: Stream, work: Work) -> None:
             own = part is not None and part.graph is s.capture
             held = None if own else (part.number if part else 0)
             work.parts.append((access, block.number, held))
+        s.recorded[s.number] = s.recorded.get(s.number, 0) + 1
+        work.branch, work.clock = s.number, dict(s.recorded)
         s.capture.nodes.append(work)
+        for access in work.accesses:
+            s.capture.history.touch(access, s.recorded, (s.number, s.recorded[s.number], work))
         return
     legacy = _legacy(s.device)
     if s is legacy:
@@ -247,7 +256,7 @@ def record(event: Event, s: Stream) -> None:
     if event.device != s.device:
         raise CudaError(BAD_HANDLE)
     if s.capture is not None:
-        event.captured = s.capture
+        event.captured, event.clock = s.capture, dict(s.recorded)
         return
     counts["event"] += 1
     issue(s, Work("event", [], None, place()))
@@ -257,10 +266,12 @@ def record(event: Event, s: Stream) -> None:
 
 def wait(s: Stream, event: Event) -> None:
     if s.capture is not None or event.captured is not None:
+        under_way = any(o.capture is event.captured for o in _all())
+        if s.capture is None and under_way and s is not _legacy(s.device):  # it joins the capture
+            s.capture, s.recorded, s.invalid = event.captured, {}, False
         if s.capture is event.captured:
+            _join(s.recorded, event.clock)
             return
-        if s.capture is None:
-            raise wrong("a second stream joins a capture: that is not emulated")
         s.invalid = True
         raise CudaError(ISOLATION)
     if event.stream is not None:
@@ -285,15 +296,25 @@ def event_done(event: Event, wait_for_it: bool) -> bool:
 def begin_capture(s: Stream) -> None:
     if s is _legacy(s.device) or s.capture is not None:
         raise CudaError(UNSUPPORTED)
-    s.capture, s.invalid = Graph(s.device), False
+    s.capture, s.recorded, s.invalid = Graph(s.device), {}, False
+    s.capture.history, s.capture.origin = Memory(), s.number
 
 
 def end_capture(s: Stream) -> Graph:
-    graph, s.capture = s.capture, None
+    graph = s.capture
     if graph is None:
         raise CudaError(INVALID)
-    if s.invalid:
+    if graph.origin != s.number:
+        raise CudaError(UNMATCHED)
+    others = [o for o in _all() if o.capture is graph and o is not s]
+    joined = all(s.recorded.get(n, 0) >= t for o in others for n, t in o.recorded.items())
+    invalid = s.invalid or any(o.invalid for o in others)
+    for stream in (s, *others):
+        stream.capture = None
+    if invalid:
         raise CudaError(INVALIDATED)
+    if not joined:
+        raise CudaError(UNJOINED)
     return graph
 
 
@@ -309,7 +330,7 @@ def launch(graph: Graph, s: Stream) -> None:
                 touched[access] = None
 
     def run() -> None:
-        for node in graph.nodes:
+        for node in graph.in_order():
             if node.run is not None:
                 node.run()
 
@@ -374,6 +395,24 @@ def copy(to: int, source: int, size: int, s: Stream) -> None:
     issue(s, Work("copy", accesses if size else [], run, place()))
     if not pinned[1]:
         finish(s)
+
+
+_idle: list[None] = []
+
+
+@contextmanager
+def idle() -> Iterator[None]:
+    """Work is handed over and recorded, and not done: for those who count it."""
+    _idle.append(None)
+    try:
+        yield
+    finally:
+        _idle.pop()
+
+
+def graph_of(graph: Any) -> Graph:
+    """What a graph of CuPy's holds."""
+    return _graphs[graph.graph]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
@@ -72,6 +72,8 @@ class Work:
     place: tuple[CodeType, int] | None
     waits: list[tuple[Any, int]] = field(default_factory=list)
     parts: list[tuple[Access, int, int | None]] = field(default_factory=list)  # see Graph
+    branch: int = 0  # in a graph: the stream that it was recorded on,
+    clock: dict[int, int] = field(default_factory=dict)  # and what it waits for, by stream
 
 
 @dataclass(eq=False, repr=False)
@@ -80,11 +82,33 @@ class Graph:
 
     device: int
     nodes: list[Work] = field(default_factory=list)
-    hidden: int = 0
+    history: Any = None
+    """Who touched which bytes in the graph."""
+    origin: int = 0
+    """The stream that began the capture."""
 
     @property
     def visible(self) -> list[str]:
         return [n.name for n in self.nodes if n.name != "poison"]
+
+    def in_order(self) -> Iterator[Work]:
+        """The nodes of the first stream as they were recorded, all others as late as may be."""
+        waiting: dict[int, list[Work]] = {}
+        for node in self.nodes:
+            waiting.setdefault(node.branch, []).append(node)
+        done = dict.fromkeys(waiting, 0)
+
+        def upto(branch: int, number: int) -> Iterator[Work]:
+            while done.get(branch, number) < number:
+                node = waiting[branch][done[branch]]
+                for other, count in node.clock.items():
+                    if other != branch:
+                        yield from upto(other, count)
+                done[branch] += 1
+                yield node
+
+        for branch in sorted(waiting, key=lambda b: b != self.origin):
+            yield from upto(branch, len(waiting[branch]))
 
 
 @dataclass(eq=False, repr=False)

@@ -24,6 +24,7 @@ _ERRORS = {
     1: "cudaErrorInvalidValue", 2: "cudaErrorMemoryAllocation", 3: "cudaErrorInitializationError",
     101: "cudaErrorInvalidDevice", 400: "cudaErrorInvalidResourceHandle", 600: "cudaErrorNotReady",
     900: "cudaErrorStreamCaptureUnsupported", 901: "cudaErrorStreamCaptureInvalidated",
+    903: "cudaErrorStreamCaptureUnmatched", 904: "cudaErrorStreamCaptureUnjoined",
     905: "cudaErrorStreamCaptureIsolation", 906: "cudaErrorStreamCaptureImplicit",
 }  # fmt: skip
 

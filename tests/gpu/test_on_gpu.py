@@ -178,11 +178,12 @@ def test_a_graph_reads_nothing_that_it_did_not_write(where):
     import cupy
 
     from portable_bp_backends._graph import GraphRunner
+    from portable_bp_backends.cupy_beside import Beside
     from portable_bp_backends.cupy_graph import CupyRecorder
 
     case = Case(where, dropout=0.2)
     with where.scope():
-        recorder = CupyRecorder(cupy.cuda.Stream(non_blocking=True))
+        recorder = CupyRecorder(*(cupy.cuda.Stream(non_blocking=True) for _ in range(2)), Beside())
         malloc, filled = recorder.allocate, []
 
         def poisoned(size):
