@@ -21,7 +21,7 @@ from portable_bp_backends.cupy_cublas import Gemm, library
 from portable_bp_backends.cupy_fuse import fuser, philox, sign
 from portable_bp_backends.cupy_graph import CupyRecorder
 from portable_bp_backends.cupy_parts import Parts
-from portable_bp_backends.cupy_persistent.runner import PersistentRunner, fits
+from portable_bp_backends.cupy_persistent.runner import PersistentRunner, suits
 
 
 class CupyBackend(Backend):
@@ -205,7 +205,7 @@ class CupyBackend(Backend):
     def compile(self, step: Step, state: Tree) -> Runner:
         with self.scope():
             recorder = CupyRecorder(*self._recorder_streams(), self._beside)
-            if self._persistent and fits(state):
+            if self._persistent and suits(step, state):
                 return PersistentRunner(self, step, state, recorder)
             return GraphRunner(self, step, state, recorder)
 

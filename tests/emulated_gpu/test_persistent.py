@@ -252,6 +252,8 @@ def test_large_steps_and_the_switch_say_nothing(backend, monkeypatch):
     )
     wide = Case(backend, (64, 400, 10))
     assert type(backend.compile(wide.step, wide.state)) is not runner.PersistentRunner
+    own = backend.compile(lambda *arguments: case.step(*arguments), case.state)
+    assert type(own) is not runner.PersistentRunner  # it may hold arrays of the device
     monkeypatch.setattr(runner, "PRODUCTS", 1000)
     made = backend.compile(case.step, case.state)
     with warnings.catch_warnings():

@@ -53,13 +53,14 @@ class _Program:
     losses: tuple[tuple[tuple[int, ...], Any], ...]
 
 
-def fits(state: Tree) -> bool:
-    """Whether one block of threads on the current device holds this state in its own memory."""
+def suits(step: Step, state: Tree) -> bool:
+    """Whether a step can be traced on the host, and one block on the current device holds its state."""
     import cupy
 
     arrays: list[Any] = list(leaves(state))
     one_kind = {a.dtype.name for a in arrays} in ({"float32"}, {"float64"})
-    return one_kind and sum(int(a.nbytes) for a in arrays) <= _shared_bytes(cupy)
+    small = sum(int(a.nbytes) for a in arrays) <= _shared_bytes(cupy)
+    return hasattr(step, "moved") and one_kind and small
 
 
 def _shared_bytes(cupy: Any) -> int:
@@ -91,9 +92,8 @@ class PersistentRunner(ReplayRunner):
         super().__init__(backend, step)
         self._cupy, self._recorder, self.launches = cupy, recorder, 0
         self._programs: Recent[_Program] = Recent(PROGRAMS)
-        moved = getattr(step, "moved", None)
         with backend.scope(), recorder.inside():
-            self._on_host: Step = step if moved is None else moved(backend.to_numpy)
+            self._on_host: Step = vars(step)["moved"](backend.to_numpy)
             self._flat = cupy.concatenate([cupy.ravel(leaf) for leaf in leaves(state)])
             self._state = self._views(self._flat, state)
 
