@@ -270,8 +270,8 @@ def kernel(graph: Graph, *, gathered: bool) -> Kernel:
     Raises :class:`CannotReplayError` for what it has no words for.
     """
     kinds = {leaf.dtype for leaf in graph.state}
-    if len(kinds) != 1:
-        raise CannotReplayError("a kernel needs a state of one dtype")
+    if len(kinds) != 1 or any(number.shape for number in graph.numbers):
+        raise CannotReplayError("a kernel needs a state of one dtype, and single numbers")
     (dtype,) = kinds
     phases = Phases(graph)
     memory, declared, shared = _memory(graph, phases)
