@@ -19,9 +19,9 @@ from portable_bp_backends.cupy_graph import CupyRecorder
 from portable_bp_backends.cupy_persistent.source import NAME, Kernel, kernel
 from portable_bp_backends.numpy_plan.trace import trace_step
 
-PRODUCTS = 2**20
-"""A step with more multiplications than this runs from graphs, on all multiprocessors: one of them
-would take longer, at some 25 a nanosecond, than the launches cost. Predicted, not measured."""
+PRODUCTS = 3 * 2**18
+"""A step with more multiplications than this runs from graphs, on all multiprocessors: one of them,
+at some 28 a nanosecond, would take longer than the launches in a graph. Predicted, not measured."""
 
 STEPS = 2**14
 """At most so many steps in one launch: some tens of milliseconds, between which others get a turn."""
