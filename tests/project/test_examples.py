@@ -96,6 +96,22 @@ def moving_models(out, folder):
     assert "fitted in numpy, moved to torch" in out
 
 
+def optuna_pruning(out, folder):
+    ran, trials, whole = (int(n) for n in re.findall(r"\d+", out)[:3])
+    assert trials == 15
+    assert trials < ran < whole == 300
+    assert float(re.search(r"validation loss (\S+)", out)[1]) < 0.2
+
+
+def export(out, folder):
+    onnx, numpy = (float(d) for d in re.findall(r"difference ([^\s,]+)", out))
+    # Probabilities in float32 of sums of 64 terms: some ten roundings of 6e-8.
+    assert max(onnx, numpy) < 5e-6
+    assert "same labels: True" in out
+    assert "int digits_predict(const float x[64]);" in out
+    assert list(folder.iterdir()) == []
+
+
 SHOWN = {
     "quickstart.py": (quickstart, []),
     "table.py": (table, []),
@@ -108,6 +124,8 @@ SHOWN = {
     "learning_rate_schedules.py": (learning_rate_schedules, []),
     "equivalence.py": (equivalence, []),
     "moving_models.py": (moving_models, []),
+    "optuna_pruning.py": (optuna_pruning, []),
+    "export.py": (export, []),
 }
 
 
