@@ -22,6 +22,7 @@ class StrictBackend(Backend):
 
     name = "strict"
     modules = ("array_api_strict",)
+    referee = True
     distributions = ("array-api-strict",)
 
     def __init__(self, device: str) -> None:

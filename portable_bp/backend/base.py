@@ -74,6 +74,8 @@ class Backend(ABC):
     """Top-level packages whose arrays belong to this backend."""
     priority: ClassVar[int] = 0
     """``auto`` takes the usable accelerator of the highest priority."""
+    referee: ClassVar[bool] = False
+    """For tests, and slow on purpose: never looked at when it is about speed."""
     distributions: ClassVar[tuple[str, ...]] = ()
     """Names under which package indexes have the library, where they are not ``modules[0]``."""
     oom_messages: ClassVar[tuple[str, ...]] = ()

@@ -127,6 +127,11 @@ def _any_library(alias: str) -> str:
 @cache
 def _load(spec: str) -> Backend:
     name, _, device = spec.partition(":")
+    if spec == "fastest":
+        raise BackendError(
+            "backend 'fastest' is found by timing a network: it is for portable_bp.fit. Elsewhere name "
+            "the backend that portable-bp bench recommends"
+        )
     known = {key.lower(): adapter for key, adapter in adapters().items()}
     if name not in known:
         names = sorted([*known, "auto", *ANY_LIBRARY])

@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "Write MODEL, a file that train wrote, in another language.",
     "info": "Show the backends of this machine, and why any cannot be used.",
     "explain": "Work through backpropagation: every number of two small networks.",
+    "bench": "Time a network on every backend here, and recommend one.",
     "check": "Compare backends with float64 NumPy: equations and whole runs.",
 }
 """From the name of a command to its line in the help."""

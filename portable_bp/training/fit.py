@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from portable_bp._names import suggests
+from portable_bp._names import squeezed, suggests
 from portable_bp._params import as_pairs, check_memory, checked_params, place_params
 from portable_bp._typing import Params
 from portable_bp.backend import Backend, leaves
@@ -28,6 +28,7 @@ from portable_bp.training.agreement import all_settings, follows_host
 from portable_bp.training.callbacks import Callback, EarlyStopping
 from portable_bp.training.checkpointing import Checkpointing, Signalled
 from portable_bp.training.divergence import diagnose
+from portable_bp.training.fastest import FASTEST, fastest
 from portable_bp.training.lbfgs import Objective, minimise
 from portable_bp.training.model import Model
 from portable_bp.training.options import FitOptions, check_options, check_parts
@@ -131,6 +132,8 @@ def fit(
         Seconds after which no further epoch starts.
     backend : str or Backend, optional
         Where to train; by default it follows the arrays (see :func:`portable_bp.get_backend`).
+        ``"fastest"`` times training steps on every usable backend and device, which takes some seconds
+        once for each shape in a process, and takes the quickest; ``portable-bp bench`` shows the same.
     dtype : {"float32", "float64"}, default "float32"
         The precision of parameters and computation.
     seed : int, default 0
@@ -212,6 +215,8 @@ def fit(
         spec = learn(net.spec, X, y)
         held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
         arrays = () if params is None else leaves(as_pairs(params))
+        if isinstance(backend, str) and squeezed(backend) == FASTEST:
+            backend = _quickest(net, options, _rows(X))
         backend = resolve(backend, X, y, sample_weight, *held_out, *arrays)
 
     def trained() -> Model:
@@ -241,11 +246,22 @@ def fit(
             return run(net, options, rows, policy, begin)
 
     def task() -> str:
-        n = X.n if is_source(X) else X.shape[0] if hasattr(X, "shape") else len(X)
+        n = _rows(X)
         batch = n if options.batch_size is None else min(options.batch_size, n)
         return f"training {net!r} on {n:,} rows, {batch:,} at a time"
 
     return translate_oom(backend, trained, task, TO_LOWER)
+
+
+def _rows(X: Any) -> int:
+    return int(X.n if is_source(X) else X.shape[0] if hasattr(X, "shape") else len(X))
+
+
+def _quickest(net: MLP, options: FitOptions, n: int) -> str:
+    """The backend that wins a race of steps like those of this training."""
+    rule = options.optimizer or Optimizer()  # L-BFGS takes all rows at once
+    batch = n if options.optimizer is None else min(options.batch_size or n, n)
+    return fastest(net, rule, batch, options.dtype, compile=options.compile).spec
 
 
 def _by_steps(
