@@ -6,9 +6,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from portable_bp.display import ConfusionDisplay, HistoryDisplay, PredictionDisplay
+from portable_bp.tables.large import PreparedSource
 from portable_bp.tabular import Prepared
 from portable_bp.training.model import Model
 
@@ -28,7 +27,7 @@ def check(path: Path) -> None:
         raise ValueError(f"{path}: unknown image format; use one of .{', .'.join(known)}")
 
 
-def draw(model: Model, ready: Prepared, path: Path) -> bytes:
+def draw(model: Model, ready: Prepared | PreparedSource, path: Path) -> bytes:
     """History and test rows of a model, in the format that the suffix of ``path`` names.
 
     Below the history stands what was predicted for the test rows beside what is true.
@@ -36,17 +35,17 @@ def draw(model: Model, ready: Prepared, path: Path) -> bytes:
     figure = _figure(figsize=(9, 7.5), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[3, 4])
     HistoryDisplay.from_model(model, figure=above)
-    X, y = ready.part(ready.parts.test)
-    ax, predicted = below.subplots(), model.predict(X)
+    y, predicted = ready.tested(model)
+    ax = below.subplots()
     facts = ready.preparation
     if facts.task == "classification":
         codes = range(len(facts.classes))
         ConfusionDisplay.from_predictions(
-            y.ravel(), np.asarray(predicted), labels=codes, display_labels=facts.classes, ax=ax
+            y, predicted, labels=codes, display_labels=facts.classes, ax=ax
         )
     else:
-        true, values = facts.quantities(y), facts.quantities(np.asarray(predicted))
-        PredictionDisplay.from_predictions(true.ravel(), values.ravel(), ax=ax)
+        true, values = facts.quantities(y), facts.quantities(predicted)
+        PredictionDisplay.from_predictions(true, values, ax=ax)
     ax.set_title("test rows")
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix.lower().lstrip("."), dpi=120)

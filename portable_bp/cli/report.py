@@ -13,12 +13,19 @@ from portable_bp.cli import shell
 from portable_bp.cli.kinds import print_report
 from portable_bp.datasets import Table
 from portable_bp.mlp import MLP
+from portable_bp.tables.large import PreparedSource, SourceFacts
 from portable_bp.tabular import Prepared
+from portable_bp.training.metrics import metric
 from portable_bp.training.model import Model
 
 
 def print_setup(
-    out: Console, table: Table, ready: Prepared, backend: Backend, why: str, net: MLP
+    out: Console,
+    table: Table | SourceFacts,
+    ready: Prepared | PreparedSource,
+    backend: Backend,
+    why: str,
+    net: MLP,
 ) -> None:
     """The table, the task, the split, the backend and the network, before the training."""
     p, parts = ready.preparation, ready.parts
@@ -38,16 +45,15 @@ def print_setup(
     out.print(str(net.summary()))
 
 
-def evaluate(ready: Prepared, model: Model) -> dict[str, Any]:
+def evaluate(ready: Prepared | PreparedSource, model: Model) -> dict[str, Any]:
     """The scores on the test rows."""
     p = ready.preparation
-    X, y = ready.part(ready.parts.test)
-    predicted = np.asarray(model.predict(X))
+    y, predicted = ready.tested(model)
     if not p.classes:
         errors = (y - predicted).astype(np.float64)  # in units of the target's deviation
         peak = float(np.max(np.abs(errors))) or 1.0  # so that no square overflows
         return {
-            "test_r2": model.score(X, y),
+            "test_r2": metric(model.net.loss, predicted[:, None], y[:, None]),
             "test_rmse": float(np.sqrt(np.mean((errors / peak) ** 2))) * peak * p.target_scale,
             "test_mae": float(np.mean(np.abs(errors))) * p.target_scale,
         }

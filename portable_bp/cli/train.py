@@ -16,13 +16,15 @@ from rich.console import Console
 from portable_bp import datasets, tabular
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import choose_auto, get_backend
-from portable_bp.cli import kinds, plot, shell
+from portable_bp.cli import large, plot, shell
+from portable_bp.cli.kinds import options as kinds_options
 from portable_bp.cli.report import evaluate, print_setup, print_summary
 from portable_bp.equations.activations import ACTIVATIONS
 from portable_bp.equations.optimizers import OPTIMIZERS
 from portable_bp.mlp import MLP
 from portable_bp.persistence import atomic, container
 from portable_bp.processes import current, distributed
+from portable_bp.tables.large import PreparedSource, SourceFacts
 from portable_bp.tabular import Prepared, TabularModel
 from portable_bp.training.callbacks import ProgressBar
 from portable_bp.training.fit import fit
@@ -61,7 +63,7 @@ class Widths(click.ParamType):  # type: ignore[type-arg]  # click 8.1 to 8.3: no
 @click.option(
     "--drop", metavar="COLUMN", multiple=True, help="Leave out a column; may be repeated."
 )
-@kinds.options
+@kinds_options
 @click.option("--hidden", type=Widths(), default="128,64", help="Widths of the hidden layers; none "
               "for a linear model.")  # fmt: skip
 @click.option("--activation", type=click.Choice(sorted(ACTIVATIONS)), default="relu",
@@ -108,7 +110,8 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
     SOURCE is digits; a .csv, .tsv or .jsonl file (also .gz, .zst); a .parquet, .feather, .arrow, .xlsx,
     .npy or .npz file; - for CSV from standard input; or a database, as sqlite:///FILE. What each column
     is (numbers, categories, dates, ...) is inferred and printed; the model keeps what was learnt of it.
-    Some of the rows are held out for the test.
+    Some of the rows are held out for the test. Folders, patterns ("part-*.parquet") and .parquet and .npy
+    files that exceed a share of the memory are read in windows, and their columns are numbers.
     """
     engine = options["distributed"]
     with nullcontext() if engine is None else distributed(engine):
@@ -128,9 +131,10 @@ def _train(context: click.Context, source: str, o: Mapping[str, Any]) -> int:
         if o["picture"] is not None:
             plot.check(o["picture"])
         backend, why = choose(o["backend"], context)
-        table = datasets.load(source, o["header"], query=o["query"])
-        ready = kinds.prepared(table, o)
-        net = ready.network(o["hidden"], hidden=o["activation"], dropout=o["dropout"], l2=o["l2"])
+        table, ready = large.loaded(source, o)
+        net = ready.preparation.network(
+            o["hidden"], hidden=o["activation"], dropout=o["dropout"], l2=o["l2"]
+        )
     bar = IntroducedBar(out, partial(print_setup, out, table, ready, backend, why, net))
     model = run(net, ready, o, callbacks=[bar], backend=backend)
     code = CODES.get(model.stopped, 0)
@@ -151,8 +155,8 @@ def _train(context: click.Context, source: str, o: Mapping[str, Any]) -> int:
 
 
 def made_of(
-    table: datasets.Table,
-    ready: Prepared,
+    table: datasets.Table | SourceFacts,
+    ready: Prepared | PreparedSource,
     model: Model,
     backend: Backend,
     why: str,
@@ -191,13 +195,13 @@ def made_of(
     }
 
 
-def run(net: MLP, ready: Prepared, o: Mapping[str, Any], **options: Any) -> Model:
+def run(net: MLP, ready: Prepared | PreparedSource, o: Mapping[str, Any], **options: Any) -> Model:
     """The network trained on the training rows, as the options of the command say."""
-    parts = ready.parts
+    rows, held = ready.training_data()
     return fit(
         net,
-        *ready.part(parts.train),
-        validation=ready.part(parts.validation) if len(parts.validation) else None,
+        *rows,
+        validation=held,
         optimizer=o["optimizer"],
         learning_rate=o["learning_rate"],
         batch_size=o["batch_size"],
@@ -213,7 +217,11 @@ def run(net: MLP, ready: Prepared, o: Mapping[str, Any], **options: Any) -> Mode
 
 
 def write(
-    ready: Prepared, model: Model, facts: dict[str, Any], output: Path, picture: Path | None
+    ready: Prepared | PreparedSource,
+    model: Model,
+    facts: dict[str, Any],
+    output: Path,
+    picture: Path | None,
 ) -> dict[str, str | None]:
     """Write the model and, if asked for, the plot of its history and test rows; where they are."""
     with shell.failing(output):

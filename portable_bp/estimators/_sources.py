@@ -13,59 +13,11 @@ from portable_bp.estimators._policy import Judge
 from portable_bp.inputs import checks, labels
 from portable_bp.inputs.spec import NetSpec
 from portable_bp.sources.protocol import Described
-from portable_bp.sources.views import View
+from portable_bp.sources.views import Encoded
 from portable_bp.training import source_rows
 from portable_bp.training.source_rows import HeldSource
 
 LARGEST_SEED = np.iinfo(np.int32).max
-
-
-class Encoded(View):
-    """A source whose targets are the numbers of classes.
-
-    Parameters
-    ----------
-    source : Described
-        With a label for each row.
-    labels : array of shape (n_classes,)
-        Sorted.
-    """
-
-    def __init__(self, source: Described, labels: HostArray) -> None:
-        super().__init__(source, np.arange(len(source.sizes)), source.sizes)
-        self._labels, self.target_dtype = labels, np.dtype("int64")
-
-    def read(self, block: int, out_x: HostArray, out_y: HostArray) -> None:
-        """Fill the arrays with the rows of one block.
-
-        Parameters
-        ----------
-        block : int
-        out_x, out_y : array
-        """
-        y = self._source.empty_targets(len(out_x))
-        self._source.source.read(block, out_x, y)
-        self._encode(block, y, out_y)
-
-    def read_targets(self, block: int, out_y: HostArray) -> None:
-        """Fill an array with the targets of one block.
-
-        Parameters
-        ----------
-        block : int
-        out_y : array
-        """
-        self._encode(block, self._source.read_targets(block), out_y)
-
-    def _encode(self, block: int, y: HostArray, out: HostArray) -> None:
-        codes = np.minimum(np.searchsorted(self._labels, y), len(self._labels) - 1)
-        wrong = self._labels[codes] != y
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise DataError(
-                f"{self._source.place(block, row)}: the class {y[row]:g} was not there in fit"
-            )
-        out[...] = codes
 
 
 def features(est: Any, source: Described, *, reset: bool) -> None:

@@ -14,6 +14,7 @@ from portable_bp.sources.npy import Matrix, Npy
 from portable_bp.sources.parquet import Parquet
 
 PARQUET = (".parquet", ".pq")
+SUFFIXES = (".npy", *PARQUET)
 
 
 def open(
@@ -74,7 +75,7 @@ def open(
     >>> source.n, source.row_shape, model.predict(rows[:5, :2]).shape
     (1000, (2,), (5,))
     """
-    paths = _paths("path", path)
+    paths = paths_of("path", path)
     window_rows = None if window_rows is None else positive_int("window_rows", window_rows)
     suffixes = {p.suffix.lower() for p in paths}
     if suffixes <= {*PARQUET}:
@@ -94,17 +95,17 @@ def open(
     return _npy(paths, target, columns, block_rows, window_rows)
 
 
-def _paths(name: str, path: Any) -> list[Path]:
+def paths_of(name: str, path: Any) -> list[Path]:
     """The files that a path, a pattern or a sequence of paths stands for."""
     if not isinstance(path, str | os.PathLike):
         if not isinstance(path, Sequence) or not path:
             raise TypeError(
                 f"{name} must be a path, a pattern or a list of paths, got {shown(path)}"
             )
-        return [p for one in path for p in _paths(name, one)]
+        return [p for one in path for p in paths_of(name, one)]
     whole = Path(path)
     if whole.is_dir():
-        inside = sorted(p for p in whole.rglob("*") if p.suffix.lower() in (".npy", *PARQUET))
+        inside = sorted(p for p in whole.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not inside:
             raise DataError(f"{whole} is a folder without .npy or .parquet files")
         return inside
@@ -142,7 +143,7 @@ def _npy(
                 "target must be the number of a column, or the path of an .npy file, got "
                 f"{shown(target)}"
             )
-        targets = [Matrix.of(p) for p in _paths("target", target)]
+        targets = [Matrix.of(p) for p in paths_of("target", target)]
         _check_targets(files, targets)
     if columns is not None:
         columns = [_column("columns", c, stored) for c in columns]

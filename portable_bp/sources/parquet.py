@@ -48,6 +48,14 @@ def pandas_index(metadata: Mapping[bytes, bytes], names: Sequence[str]) -> set[s
     return index
 
 
+def columns_of(path: Path) -> list[str]:
+    """The names of a file's columns, without an index that pandas stored."""
+    with explained(path), arrow("parquet").ParquetFile(path) as file:
+        schema = file.schema_arrow
+    index = pandas_index(schema.metadata or {}, schema.names)
+    return [name for name in schema.names if name not in index]
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of the files, and where its numbers stand in a row of X."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from portable_bp import rng
 from portable_bp._typing import HostArray
-from portable_bp.sources.protocol import Described, Source
+from portable_bp.errors import DataError
+from portable_bp.sources.protocol import Described
 
 FEWEST_BLOCKS = 20
 """A source of at least so many blocks is split by blocks, another one within each block."""
@@ -80,6 +81,16 @@ class SomeBlocks(View):
         """
         self._source.source.read(int(self._blocks[block]), out_x, out_y)
 
+    def read_targets(self, block: int, out_y: HostArray) -> None:
+        """Fill an array with the targets of one block.
+
+        Parameters
+        ----------
+        block : int
+        out_y : array
+        """
+        out_y[...] = self._source.read_targets(int(self._blocks[block]))
+
     def numbers(self, block: int) -> HostArray:
         """The rows of a block by their numbers in the whole source."""
         first = self._source.starts[self._blocks[block]]
@@ -125,6 +136,17 @@ class SomeRows(View):
         rows = self._rows(whole)
         np.take(x, rows, axis=0, out=out_x, mode="clip")
         out_y[...] = y[rows]
+
+    def read_targets(self, block: int, out_y: HostArray) -> None:
+        """Fill an array with the targets of one block.
+
+        Parameters
+        ----------
+        block : int
+        out_y : array
+        """
+        whole = int(self._blocks[block])
+        out_y[...] = self._source.read_targets(whole)[self._rows(whole)]
 
     def row_of(self, block: int, row: int) -> int:
         """The row within the whole block."""
@@ -190,6 +212,9 @@ class Scaled(View):
         super().__init__(source, np.arange(len(source.sizes)), source.sizes)
         self._mean, self._scale = mean, scale
         self._target_mean, self._target_scale = target_mean, target_scale
+        self.feature_names = self.classes = (
+            None  # in these units X has no columns of a file any more
+        )
         self.dtype = np.dtype("float64")
         if target_mean is not None:
             self.target_dtype = np.dtype("float64")
@@ -205,12 +230,65 @@ class Scaled(View):
         x, y = self._source.read(block)
         np.subtract(x, self._mean, out=out_x)
         out_x /= self._scale
-        out_y[...] = y if self._target_mean is None else self._quantities(y)
+        out_y[...] = self._quantities(y)
+
+    def read_targets(self, block: int, out_y: HostArray) -> None:
+        """Fill an array with the targets of one block.
+
+        Parameters
+        ----------
+        block : int
+        out_y : array
+        """
+        out_y[...] = self._quantities(self._source.read_targets(block))
 
     def _quantities(self, y: HostArray) -> Any:
-        return (y - self._target_mean) / self._target_scale
+        return y if self._target_mean is None else (y - self._target_mean) / self._target_scale
 
 
-def described(source: Source) -> Described:
-    """``source`` with what is optional filled in."""
-    return source if isinstance(source, Described) else Described.of(source)
+class Encoded(View):
+    """A source whose targets are the numbers of classes.
+
+    Parameters
+    ----------
+    source : Described
+        With a label for each row.
+    labels : array of shape (n_classes,)
+        Sorted.
+    """
+
+    def __init__(self, source: Described, labels: HostArray) -> None:
+        super().__init__(source, np.arange(len(source.sizes)), source.sizes)
+        self._labels, self.target_dtype = labels, np.dtype("int64")
+
+    def read(self, block: int, out_x: HostArray, out_y: HostArray) -> None:
+        """Fill the arrays with the rows of one block.
+
+        Parameters
+        ----------
+        block : int
+        out_x, out_y : array
+        """
+        y = self._source.empty_targets(len(out_x))
+        self._source.source.read(block, out_x, y)
+        self._encode(block, y, out_y)
+
+    def read_targets(self, block: int, out_y: HostArray) -> None:
+        """Fill an array with the targets of one block.
+
+        Parameters
+        ----------
+        block : int
+        out_y : array
+        """
+        self._encode(block, self._source.read_targets(block), out_y)
+
+    def _encode(self, block: int, y: HostArray, out: HostArray) -> None:
+        codes = np.minimum(np.searchsorted(self._labels, y), len(self._labels) - 1)
+        wrong = self._labels[codes] != y
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(
+                f"{self._source.place(block, row)}: the class {y[row]:g} is none of those learnt"
+            )
+        out[...] = codes

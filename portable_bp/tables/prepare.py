@@ -15,6 +15,7 @@ from portable_bp.tables.columns import Column, encode
 from portable_bp.tables.split import Parts, split_rows
 from portable_bp.tables.table import DataError, Table, plain_name, shown
 from portable_bp.tables.units import moments, rounding_of
+from portable_bp.training.model import Model
 
 Task: TypeAlias = Literal["classification", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -155,6 +156,25 @@ class Preparation:
             )
         return x
 
+    def network(self, layers: Sequence[int], **options: Any) -> MLP:
+        """A network between the inputs and outputs.
+
+        Parameters
+        ----------
+        layers : sequence of int
+            The widths of its hidden layers.
+        **options : any
+            What :class:`~portable_bp.MLP` takes besides.
+
+        Returns
+        -------
+        MLP
+            The network.
+        """
+        sizes = [len(self.mean), *layers, len(self.classes) or 1]
+        loss = "softmax_cross_entropy" if self.classes else "squared_error"
+        return MLP(sizes, loss=loss, **options)
+
     def labels(self, codes: HostArray) -> list[Label]:
         """The labels of classes.
 
@@ -272,10 +292,39 @@ class Prepared:
         MLP
             The network.
         """
-        classes = len(self.preparation.classes)
-        sizes = [self.X.shape[1], *layers, classes or 1]
-        loss = "softmax_cross_entropy" if classes else "squared_error"
-        return MLP(sizes, loss=loss, **options)
+        return self.preparation.network(layers, **options)
+
+    def training_data(self) -> tuple[tuple[Any, ...], Any]:
+        """What :func:`portable_bp.fit` takes as X and y, and as ``validation``.
+
+        Returns
+        -------
+        tuple
+            X and y of the training rows.
+        tuple or None
+            X and y of the validation rows, if there are any.
+        """
+        parts = self.parts
+        held = self.part(parts.validation) if len(parts.validation) else None
+        return self.part(parts.train), held
+
+    def tested(self, model: Model) -> tuple[HostArray, HostArray]:
+        """What is true of the test rows, and what a model predicts.
+
+        Parameters
+        ----------
+        model : Model
+            One that was trained on the training rows.
+
+        Returns
+        -------
+        array of shape (k,)
+            Class numbers, or quantities around 0.
+        array of shape (k,)
+            The same, predicted.
+        """
+        X, y = self.part(self.parts.test)
+        return y.reshape(-1), np.asarray(model.predict(X)).reshape(-1)
 
 
 def prepare(

@@ -162,7 +162,7 @@ def test_warm_start_goes_on() -> None:
         ),
         (
             lambda: classifier().fit(source(LABELS), validation_data=source(LABELS + 1)),
-            DataError, r"y, row \d+: the class [38] was not there in fit",
+            DataError, r"y, row \d+: the class [38] is none of those learnt",
         ),
         (
             lambda: regressor().fit(source(np.where(np.arange(N) == 9, np.nan, Y))),
