@@ -110,8 +110,8 @@ def train(context: click.Context, /, source: str, **options: Any) -> int:
     SOURCE is digits; a .csv, .tsv or .jsonl file (also .gz, .zst); a .parquet, .feather, .arrow, .xlsx,
     .npy or .npz file; - for CSV from standard input; or a database, as sqlite:///FILE. What each column
     is (numbers, categories, dates, ...) is inferred and printed; the model keeps what was learnt of it.
-    Some of the rows are held out for the test. Folders, patterns ("part-*.parquet") and .parquet and .npy
-    files that exceed a share of the memory are read in windows, and their columns are numbers.
+    Some of the rows are held out for the test. Folders, patterns ("part-*.parquet"), and .parquet and
+    .npy files that exceed a share of the memory are read in windows, and their columns are numbers.
     """
     engine = options["distributed"]
     with nullcontext() if engine is None else distributed(engine):
