@@ -83,7 +83,14 @@ class ReplayRunner(ABC):
         other = self._another(self._copied())
         self._forget()
         self._other = other
-        losses = other.run(data, order, table)  # where the step itself is wrong, it says so now
+        try:
+            losses = other.run(data, order, table)
+        except Exception as error:  # the step itself is wrong; or it has kept what it saw before
+            error.add_note(
+                f"This step cannot run from a {self.recording}: {reason}. If it works eagerly "
+                "(compile=False), a function of yours keeps arrays from one call to the next."
+            )
+            raise
         if not isinstance(reason, NotWorthItError):
             warnings.warn(
                 f"{self._backend.spec} runs this step {self.otherwise}, not from a "

@@ -117,8 +117,10 @@ class CupyRecorder:
     def record(self, body: Callable[[], None]) -> Callable[[], None]:
         with self._cupy.cuda.using_allocator(self.allocate):
             # Kernels are compiled, and the pool grows, while that is still allowed.
+            before = self._pool.used_bytes()
             self._recorded(body)
             self.stream.synchronize()
+            self._check_kept(before)
             for _ in range(8):  # each time it has more to hand out
                 held = self._pool.total_bytes()
                 graph = self._captured(body)
@@ -127,6 +129,16 @@ class CupyRecorder:
                 if self._pool.total_bytes() == held:
                     return partial(graph.launch, self.stream)
             raise MemoryError("the device's memory ran out while a graph was recorded")
+
+    def _check_kept(self, before: int) -> None:
+        """Refuse a step that has kept an array: a graph would go on reading that one."""
+        if self._pool.used_bytes() > before:
+            gc.collect()  # in a cycle, perhaps
+            kept = self._pool.used_bytes() - before
+            if kept > 0:
+                raise CannotReplayError(
+                    f"it keeps an array of its own from one call to the next ({kept:,} bytes)"
+                )
 
     def _recorded(self, body: Callable[[], None]) -> None:
         with self._beside.recording(self.stream, self._second):

@@ -16,6 +16,7 @@ import portable_bp
 from portable_bp.backend import leaves
 from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
+from portable_bp_backends.cupy_backend import CupyBackend
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((24, 3)).astype("float32")
@@ -84,6 +85,27 @@ def counting_on_the_device() -> Function:
     return f
 
 
+def remembering() -> Function:
+    before: list[Any] = []
+
+    def f(z: Any, xp: Any) -> Any:
+        a = z + before[0] if before else z * 1
+        before[:] = [z]
+        return a
+
+    return f
+
+
+def collecting() -> Function:
+    seen: list[Any] = []
+
+    def f(z: Any, xp: Any) -> Any:
+        seen.append(z + 1)
+        return z * 2
+
+    return f
+
+
 SAME: dict[str, Callable[[], Function]] = {
     "its argument": lambda: changed_argument,
     "a copy": lambda: changed_copy,
@@ -102,6 +124,10 @@ ASKS_THE_HOST = (
 WITH_A_STATE: dict[str, Callable[[], Function]] = {
     "a counter": counting,
     "a counter on the device": counting_on_the_device,
+}
+THAT_KEEPS_ARRAYS: dict[str, Callable[[], Function]] = {
+    "the one of the call before": remembering,
+    "all of them": collecting,
 }
 
 
@@ -138,6 +164,27 @@ def test_the_bits_of_the_eager_run(name):
 def test_a_function_with_a_state_of_its_own_is_noticed(name):
     _, said = outcomes(WITH_A_STATE[name](), "squared_error", 4, compile=True)
     assert "runs this step eagerly, not from a graph" in said
+
+
+@pytest.mark.parametrize("name", THAT_KEEPS_ARRAYS)
+def test_a_function_that_keeps_arrays_runs_eagerly(name):
+    """In a graph their memory would be that of the next step, or somebody else's."""
+    f = THAT_KEEPS_ARRAYS[name]()
+    net = portable_bp.MLP([3, 4, 4], Activation(f, lambda z, a, xp: xp.ones_like(z)))
+    with pytest.warns(RuntimeWarning, match="eagerly, not from a graph: it keeps an array"):
+        portable_bp.fit(
+            net, X, Y, epochs=2, batch_size=None, backend=CupyBackend(0, persistent=False)
+        )
+
+
+def test_a_function_that_meets_an_array_of_the_host_in_a_kernel_s_place_is_told_why():
+    """The persistent kernel is written from a call with arrays of the host, which it has kept."""
+    net = portable_bp.MLP([3, 4, 4], Activation(remembering(), lambda z, a, xp: xp.ones_like(z)))
+    with pytest.raises(TypeError) as told:
+        portable_bp.fit(net, X, Y, epochs=2, batch_size=None, backend="cupy:0")
+    (note,) = told.value.__notes__
+    assert "cannot run from a persistent kernel" in note
+    assert "keeps arrays from one call to the next" in note
 
 
 def doubled(o: Any, y: Any, xp: Any) -> Any:

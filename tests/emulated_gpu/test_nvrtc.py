@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import portable_bp
-from portable_bp.equations import activations, losses, optimizers
+from portable_bp.equations import activations, losses, network, optimizers
+from portable_bp.equations.activations import ACTIVATIONS
+from portable_bp.equations.losses import LOSSES
 from portable_bp.training.step import StepPlan, make_step
 from portable_bp_backends.cupy_backend import CupyBackend
 from portable_bp_backends.cupy_persistent.runner import _xp
@@ -85,6 +87,44 @@ def test_every_group_compiles_for(library, architecture):
         for dtype in ("float32", "float64"):
             for text in text_of(name, dtype):
                 ptx(library, text, architecture)
+
+
+def texts_of_parts(names, dtype):
+    """The CUDA text of parts with these activations and losses."""
+    backend = CupyBackend(0, persistent=False)
+    a, W, b, y = (cupy.ones(s, dtype) for s in ((3, 4), (4, 5), 5, (3, 5)))
+    for name in names:
+        if name in ACTIVATIONS:
+            f = ACTIVATIONS[name]()
+            z, out = network.layer(a, W, b, f, xp=backend.xp)
+            f.vjp(y, z, out, backend.xp)
+        else:
+            loss = LOSSES[name]()
+            for f in (ACTIVATIONS[loss.output](), ACTIVATIONS["sigmoid"]()):
+                losses.shared_loss(loss, f, y, y, y, 0.5, xp=backend.xp)
+    stems = ("layer", "scaled", "logits", "loss", "softmax")
+    number = {"float32": "float", "float64": "double"}[dtype]
+    texts = [
+        t for t in nvrtc.texts.values()
+        if re.search(rf"portable_bp_({'|'.join(stems)})_\w+\(", t)
+        and (f"CArray<{number}" in t or f"typedef {number} T;" in t)
+    ]  # fmt: skip
+    assert len(texts) >= len(names)
+    return texts
+
+
+def test_parts_compile_and_stay_in_their_dtype(library):
+    for text in texts_of_parts(("relu", "softmax", "softmax_cross_entropy"), "float32"):
+        assert ".f64" not in ptx(library, text, 90)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_part_compiles_for_every_architecture(library, dtype):
+    for text in texts_of_parts((*ACTIVATIONS, *LOSSES), dtype):
+        for architecture in ARCHITECTURES:
+            compiled = ptx(library, text, architecture)
+            assert dtype == "float64" or ".f64" not in compiled
 
 
 def test_the_random_words_compile(library):
