@@ -1,5 +1,6 @@
 """The kernels that PyTorch's graphs are put together from, on the CPU: everything but the capture."""
 
+import itertools
 from contextlib import nullcontext
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import portable_bp
 from portable_bp.backend import EagerRunner, leaves
 from portable_bp.equations import optimizers
+from portable_bp.equations.activations import Activation
 from portable_bp.training.step import StepPlan, make_step
 from portable_bp_backends._graph import GraphRunner
 from portable_bp_backends.torch_graph import TorchRecorder, inductor
@@ -89,3 +91,74 @@ def test_a_step_through_torch_compile_agrees():
     order = np.random.default_rng(1).integers(24, size=(18, 4))
     found, wanted = (r.run(data(), order, table(0, 18)) for r in runs)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def changed_argument(z, xp):
+    z *= 2
+    return z + 1
+
+
+def changed_copy(z, xp):
+    a = z.clone()
+    a[:, 0] = 1
+    return a + z
+
+
+def branch(z, xp):
+    return z * 2 if float(xp.sum(z)) > 0 else z + 1
+
+
+def counting():
+    calls = itertools.count(1)
+    return lambda z, xp: z * next(calls)
+
+
+def counting_on_the_device():
+    calls = torch.zeros(())
+
+    def f(z, xp):
+        calls.add_(1)
+        return z * calls
+
+    return f
+
+
+def remembering():
+    before = []
+
+    def f(z, xp):
+        a = z + before[0] if before else z * 1
+        before[:] = [z]
+        return a
+
+    return f
+
+
+def own(f):
+    """A step with a hidden activation of the user's own."""
+    net = portable_bp.MLP([3, 5, 2], Activation(f, lambda z, a, xp: xp.ones_like(z)))
+    state = (net.init(0, TORCH), ())
+    return make_step(StepPlan(net.equations, optimizers.Optimizer())), state
+
+
+def rates(steps):
+    return np.arange(steps), np.full(steps, 0.1, "float32")
+
+
+@pytest.mark.parametrize("f", [changed_argument, changed_copy, branch])
+def test_a_users_function_has_the_bits_of_the_eager_run(f):
+    step, state = own(f)
+    order = np.random.default_rng(1).integers(24, size=(20, 4))
+    graph, eager = (r(TORCH, step, state, *a) for r, a in
+                    ((GraphRunner, (OnHost(),)), (EagerRunner, ())))  # fmt: skip
+    found, wanted = (r.run(data(), order, rates(20)) for r in (graph, eager))
+    for a, b in zip(leaves((graph.state, found)), leaves((eager.state, wanted)), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("make", [counting, counting_on_the_device, remembering])
+def test_a_function_with_a_state_of_its_own_is_noticed(make):
+    step, state = own(make())
+    order = np.random.default_rng(1).integers(24, size=(20, 4))
+    with pytest.warns(RuntimeWarning, match=r"runs this step eagerly.*gives other bits"):
+        GraphRunner(TORCH, step, state, OnHost()).run(data(), order, rates(20))
