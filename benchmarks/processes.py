@@ -1,10 +1,10 @@
 """Several processes against one: weak scaling, against DDP, what an order of addition costs, faults.
 
 ``python -m benchmarks.processes`` shows it; ``--save`` writes ``benchmarks/results/processes.json``.
-Each round starts one job of each kind after the other, so that a slow minute of the machine is everybody's; a
-job's number is the least time of a step over its epochs, a kind's the least over the rounds. The machine
-has to be quiet: who waits in MPI keeps a core. ``--before FOLDER`` adds another checkout of this
-repository, to compare training in one process with.
+Each round starts one job of each kind after the other, so that a slow minute of the machine is
+everybody's; a job's number is the least time of a step over its epochs, a kind's the least over the
+rounds. The machine has to be quiet: who waits in MPI keeps a core. ``--before FOLDER`` adds another
+checkout of this repository, to compare training in one process with.
 """
 
 from __future__ import annotations
