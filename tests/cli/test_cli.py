@@ -843,7 +843,7 @@ def test_the_check_of_the_command_line_is_the_public_one():
 def test_version_and_help(right):
     assert right("--version") == f"portable-bp {portable_bp.__version__}\n"
     everything = right()
-    for name in ("train", "predict", "info", "explain", "check"):
+    for name in ("train", "predict", "info", "explain", "bench", "check"):
         assert f"\n  {name} " in everything
         assert "--help" in right(name, "-h")
     for code in ("0 success", "1 the command failed", "2 bad", "130", "143"):
