@@ -66,37 +66,47 @@ def on(backend: Backend, *, compiled: bool = True, **options: Any) -> type[OnDev
 class TorchModule(Training):
     """``nn.Sequential``, autograd and the fused optimiser on the GPU; the order lies there too."""
 
+    device: ClassVar[str] = "cuda"
+    options: ClassVar[Mapping[str, bool]] = {"fused": True}
+    of_adam: ClassVar[Mapping[str, bool]] = {"capturable": True}
+
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         import torch
 
         self.torch = torch
-        self.model = _sequential(case).to("cuda")
+        self.model = _sequential(case).to(self.device)
         self.entropy = torch.nn.CrossEntropyLoss()
-        make = {"adam": partial(torch.optim.Adam, capturable=True), "sgd": torch.optim.SGD}
-        self.optimizer = make[case.optimizer](self.model.parameters(), lr=case.rate, fused=True)
-        self.x = torch.from_numpy(self.data.x).to("cuda")
-        self.y = torch.from_numpy(self.data.labels).to("cuda")
-        self.order = torch.zeros((case.steps, case.batch), dtype=torch.int64, device="cuda")
-        self.at = torch.zeros(1, dtype=torch.int64, device="cuda")
-        self.loss = torch.zeros((), device="cuda")
+        make = {"adam": partial(torch.optim.Adam, **self.of_adam), "sgd": torch.optim.SGD}
+        parameters = self.model.parameters()
+        self.optimizer = make[case.optimizer](parameters, lr=case.rate, **self.options)
+        self.x = torch.from_numpy(self.data.x).to(self.device)
+        self.y = torch.from_numpy(self.data.labels).to(self.device)
+        integers = {"dtype": torch.int64, "device": self.device}
+        self.order = torch.zeros((case.steps, case.batch), **integers)
+        self.at = torch.zeros(1, **integers)
+        self.loss = torch.zeros((), device=self.device)
+
+    def value(self, x: Any, y: Any) -> Any:
+        return self.entropy(self.model(x), y)
 
     def step(self) -> None:
         rows = self.order.index_select(0, self.at)[0]
         self.optimizer.zero_grad(set_to_none=True)
-        x, y = self.x.index_select(0, rows), self.y.index_select(0, rows)
-        loss = self.entropy(self.model(x), y)
+        loss = self.value(self.x.index_select(0, rows), self.y.index_select(0, rows))
         loss.backward()
         self.optimizer.step()
         self.loss.copy_(loss.detach())
         self.at.add_(1)
 
+    def advance(self, n: int) -> None:
+        for _ in range(n):
+            self.step()
+
     def epoch(self, order: HostArray) -> float:
         self.order[: len(order)].copy_(self.torch.from_numpy(order))
         self.at.zero_()
-        step = self.step
-        for _ in order:
-            step()
+        self.advance(len(order))
         return float(self.loss)
 
     def params(self) -> Any:
@@ -107,10 +117,23 @@ class TorchModule(Training):
 class TorchModuleGraph(TorchModule):
     """The same step in a CUDA graph, as PyTorch's documentation captures a whole network."""
 
+    unroll: ClassVar[int] = 1
+
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         torch = self.torch
         before = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.warm_up()
+        self.replays = {n: self.captured(n) for n in sorted({1, self.unroll})}
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                value.copy_(before[name])
+            for slots in self.optimizer.state.values():
+                for value in slots.values():
+                    value.zero_()
+
+    def warm_up(self) -> None:
+        torch = self.torch
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -118,18 +141,42 @@ class TorchModuleGraph(TorchModule):
                 self.step()
                 self.at.zero_()
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
+
+    def captured(self, n: int) -> Callable[[], None]:
+        """What launches a graph of ``n`` steps."""
+        graph = self.torch.cuda.CUDAGraph()
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.cuda.graph(graph):
-            super().step()
-        with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                value.copy_(before[name])
-            for slots in self.optimizer.state.values():
-                for value in slots.values():
-                    value.zero_()
-        self.graph = graph
-        self.step = graph.replay  # type: ignore[method-assign]
+        with self.torch.cuda.graph(graph):
+            for _ in range(n):
+                self.step()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    def advance(self, n: int) -> None:
+        whole, rest = divmod(n, self.unroll)
+        for _ in range(whole):
+            self.replays[self.unroll]()
+        for _ in range(rest):
+            self.replays[1]()
+
+
+class TorchModuleGraphs(TorchModuleGraph):
+    """Sixteen steps in a graph, as ours."""
+
+    unroll = 16
+
+
+class TorchCompiledGraphs(TorchModuleGraphs):
+    """The same with network, loss and their way back through ``torch.compile``; minutes to compile."""
+
+    def __init__(self, case: Case) -> None:
+        self.compiled: Callable[..., Any] | None = None
+        super().__init__(case)
+
+    def value(self, x: Any, y: Any) -> Any:
+        if self.compiled is None:
+            self.compiled = self.torch.compile(super().value, fullgraph=True, dynamic=False)
+        return self.compiled(x, y)
 
 
 class JaxScanHere(JaxScan):
@@ -210,7 +257,10 @@ def candidates(spec: str) -> dict[str, Make]:
         from portable_bp_backends.torch_backend import TorchBackend
 
         if spec.endswith("+inductor"):
-            return {"ours torch, inductor": on(TorchBackend("cuda:0", inductor=True))}
+            return {
+                "ours torch, inductor": on(TorchBackend("cuda:0", inductor=True)),
+                "torch compiled, 16-step graphs": TorchCompiledGraphs,
+            }
         plain = TorchBackend("cuda:0")
         return {
             "ours torch, eager": on(plain, compiled=False),
@@ -218,6 +268,7 @@ def candidates(spec: str) -> dict[str, Make]:
             "ours torch, TF32": on(plain, tolerated=ROUGH, around=torch_tf32),
             "torch eager": TorchModule,
             "torch graph": TorchModuleGraph,
+            "torch 16-step graphs": TorchModuleGraphs,
         }
     return {"ours jax": ours("jax:gpu"), "jax scan": JaxScanHere}
 
@@ -314,6 +365,7 @@ TARGETS = (
     (MIDDLE, "ours cupy", "ours cupy, eager", 1 / 20),
     (MIDDLE, "ours cupy", "torch eager", 1 / 5),
     ("", "ours cupy", "torch graph", 1.3),
+    ("", "ours cupy", "torch 16-step graphs", 1.3),
     (LARGE, "ours cupy", "floor", 1.3),
     (LARGE, "ours cupy, TF32", "ours cupy", 1 / 2.5),
 )

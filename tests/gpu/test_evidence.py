@@ -4,11 +4,14 @@ import argparse
 import json
 import subprocess
 import sys
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from benchmarks import gpu_bench, gpu_evidence, gpu_record, tables
 from benchmarks.cases import Case
+from portable_bp.backend import leaves
 
 README = gpu_record.ROOT / "README.md"
 PAGE = gpu_record.ROOT / "docs" / "gpu.md"
@@ -205,3 +208,38 @@ def test_a_candidate_that_is_wrong_or_fails_is_refused_and_the_others_are_timed(
     assert "no such kernel" in found["failing"]["refused"]
     assert len(found["good"]["us"]) == 2
     assert "good" in tables.speeds([entry]).markdown()
+
+
+class OnHost:
+    """PyTorch's peers without a GPU: a graph is the steps themselves, called again."""
+
+    device = "cpu"
+    of_adam: ClassVar = {}
+
+    def warm_up(self):
+        return
+
+    def captured(self, n):
+        self.lengths = [*self.__dict__.get("lengths", []), n]
+        return lambda: [self.step() for _ in range(n)]
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        gpu_bench.TorchModuleGraph,
+        gpu_bench.TorchModuleGraphs,
+        pytest.param(gpu_bench.TorchCompiledGraphs, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own
+def test_peers_in_graphs_train_as_the_module_does(peer):
+    case = Case((8, 16, 2), 32, 40 * 32)
+    module, graphs = (type("Peer", (OnHost, p), {})(case) for p in (gpu_bench.TorchModule, peer))
+    order = module.data.orders[0]
+    assert len(order) == 40  # two graphs of 16 steps, and 8 steps
+    assert graphs.lengths == sorted({1, peer.unroll})
+    losses = [candidate.epoch(order) for candidate in (module, graphs)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    for a, b in zip(leaves(module.params()), leaves(graphs.params()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
