@@ -12,6 +12,7 @@ from portable_bp.backend import Backend, leaves, map_leaves
 from portable_bp.backend.registry import resolve
 from portable_bp.inputs import checks
 from portable_bp.training.history import History
+from portable_bp.training.pace import Pace
 
 if TYPE_CHECKING:
     from portable_bp.mlp import MLP
@@ -44,6 +45,8 @@ class EpochEnd:
     network: MLP
     params: Callable[[], Params]
     """Call it for a private copy of the parameters as they are now."""
+    rows: int = 0
+    """How many rows an epoch trains on."""
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickle cannot hold the run: it holds the parameters as they are now.
@@ -63,8 +66,8 @@ class Callback(Protocol):
     """Any function of an :class:`EpochEnd`; True stops the training, None goes on.
 
     An object may also have ``on_train_begin(net, epochs)`` and ``on_train_end()``, called around the
-    run whatever happens in it, and ``state()`` / ``restore(state)`` (a JSON value) so that a resumed
-    run goes on where it stood.
+    run whatever happens in it, ``on_rows(done, total)``, called within an epoch of a source, and
+    ``state()`` / ``restore(state)`` (a JSON value) so that a resumed run goes on where it stood.
     """
 
     def __call__(self, end: EpochEnd, /) -> bool | None: ...
@@ -193,7 +196,9 @@ def shown_numbers(end: EpochEnd) -> str:
 
 
 class ProgressBar:
-    """One line that grows with the epochs and shows their numbers; needs ``rich``.
+    """One line that grows with the epochs and shows their numbers, rows per second and the time left.
+
+    Needs ``rich``.
 
     ``portable_bp.fit(..., progress=True)`` makes one. ``console``: the ``rich`` console to draw on.
     """
@@ -216,6 +221,7 @@ class ProgressBar:
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[pace]}"),
             TimeElapsedColumn(),
             console=console,
         )
@@ -223,11 +229,19 @@ class ProgressBar:
 
     def on_train_begin(self, net: MLP, epochs: int) -> None:
         """Show the empty bar."""
-        self._task = self._bar.add_task("training", total=epochs, numbers="")
+        self._task = self._bar.add_task("training", total=epochs, numbers="", pace="")
+        self._pace = Pace(epochs)
         self._bar.start()
 
+    def on_rows(self, done: int, total: int) -> None:
+        """Grow within an epoch."""
+        shown = self._pace.within(done, total)
+        if shown is not None:
+            self._bar.update(self._task, completed=shown[0], pace=shown[1])
+
     def __call__(self, end: EpochEnd, /) -> None:
-        self._bar.update(self._task, completed=end.epoch, numbers=shown_numbers(end))
+        done, pace = self._pace.epoch_ended(end.epoch, end.rows)
+        self._bar.update(self._task, completed=done, numbers=shown_numbers(end), pace=pace)
 
     def on_train_end(self) -> None:
         """Leave the last line standing."""

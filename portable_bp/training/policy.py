@@ -264,8 +264,9 @@ class FitPolicy:
         def asked(callback: Callback) -> bool:
             # A row of its own for each: one cannot change what the others see.
             end = EpochEnd(
-                result.epoch, self.epochs, dict(row), self.history, self.net, result.copied_params
-            )
+                result.epoch, self.epochs, dict(row), self.history, self.net,
+                result.copied_params, self.n,
+            )  # fmt: skip
             return _says_stop(callback, callback(end))
 
         stops = [asked(callback) for callback in self.callbacks]
