@@ -42,7 +42,13 @@ if TYPE_CHECKING:
         OutOfMemoryError,
         RemoteError,
     )
-    from portable_bp.estimators import MLPClassifier, MLPRegressor  # noqa: F401  # in no import *
+    from portable_bp.estimators import (  # noqa: F401  # in no import *
+        MLPClassifier,
+        MLPEnsembleClassifier,
+        MLPEnsembleRegressor,
+        MLPRegressor,
+        MLPSearchCV,
+    )
     from portable_bp.mlp import MLP
     from portable_bp.processes import distributed
     from portable_bp.training.callbacks import EarlyStopping, EpochEnd
@@ -91,7 +97,13 @@ _HOME = {
 }
 """Public name to the module it lives in."""
 
-_ON_REQUEST = {"MLPClassifier": "estimators", "MLPRegressor": "estimators"}
+_ON_REQUEST = {
+    "MLPClassifier": "estimators",
+    "MLPEnsembleClassifier": "estimators",
+    "MLPEnsembleRegressor": "estimators",
+    "MLPRegressor": "estimators",
+    "MLPSearchCV": "estimators",
+}
 """Names that need scikit-learn: loaded when they are asked for, and in no ``import *``."""
 
 __all__ = [

@@ -14,13 +14,19 @@ except ImportError as error:
 
 from portable_bp.display import LossCurveDisplay
 from portable_bp.estimators._classifier import MLPClassifier
+from portable_bp.estimators._ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
 from portable_bp.estimators._regressor import MLPRegressor
+from portable_bp.estimators._search import MLPSearchCV, cross_val
 from portable_bp.estimators._tabular import TabularClassifier, TabularRegressor
 
 __all__ = [
     "LossCurveDisplay",
     "MLPClassifier",
+    "MLPEnsembleClassifier",
+    "MLPEnsembleRegressor",
     "MLPRegressor",
+    "MLPSearchCV",
     "TabularClassifier",
     "TabularRegressor",
+    "cross_val",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from copy import copy
 from numbers import Integral, Real
@@ -42,6 +42,7 @@ from portable_bp.mlp import MLP
 from portable_bp.processes import current, joined
 from portable_bp.sources.protocol import Described, is_source
 from portable_bp.training import blocks, source_rows
+from portable_bp.training.together_groups import Job
 
 STOCHASTIC = ("sgd", "adam", "adamw")
 
@@ -162,9 +163,10 @@ class BaseMLP(
             with ExitStack() as stack:
                 if saving is not None:
                     saving.open(stack)
-                self._fit_at(
+                for job in self._fit_at(
                     place, hidden, X, y, sample_weight, incremental, validation_data, saving
-                )
+                ):
+                    job.trainer.train()
 
         try:
             translate_oom(
@@ -179,6 +181,13 @@ class BaseMLP(
             raise
         return self
 
+    def fit_jobs(self, X: Any, y: Any, sample_weight: Any = None) -> Generator[Job, None, None]:
+        """``fit``, whose run somebody else trains, beside others: see :mod:`._together`."""
+        self._validate_params()
+        hidden = check_settings(self, False, None, False)
+        place = Place.of(X, self.device)
+        yield from self._fit_at(place, hidden, X, y, sample_weight, False, None, None)
+
     def _fit_at(
         self,
         place: Place,
@@ -189,7 +198,8 @@ class BaseMLP(
         incremental: bool,
         validation_data: Any,
         saving: Saving | None,
-    ) -> None:
+    ) -> Generator[Job, None, None]:
+        """Fit, but for the training of the run that comes out."""
         processes = current()
         with processes.agreeing():
             first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
@@ -220,7 +230,9 @@ class BaseMLP(
             if self.solver == "lbfgs":
                 outcome = self._by_lbfgs(task)
             else:
-                outcome = self._by_steps(task, raw_y, incremental, validation_data, saving)
+                outcome = yield from self._by_steps(
+                    task, raw_y, incremental, validation_data, saving
+                )
             self.coefs_ = [place.to_home(W) for W, _ in outcome.params]
             self.intercepts_ = [place.to_home(b) for _, b in outcome.params]
             if outcome.diverged is not None:
@@ -269,7 +281,7 @@ class BaseMLP(
         incremental: bool,
         validation_data: Any,
         saving: Saving | None,
-    ) -> Outcome:
+    ) -> Generator[Job, None, Outcome]:
         place = task.place
         with current().agreeing():
             judge, rows = hold_out(
@@ -288,7 +300,7 @@ class BaseMLP(
             self.__dict__.update({k: v for k, v in shown.items() if k != "loss_" or v is not None})
 
         publish()
-        outcome = _solvers.by_steps(
+        outcome = yield from _solvers.by_steps(
             self, task, state, judge, progress, publish, incremental=incremental, saving=saving
         )
         self._optimizer = state.converted(place.to_home)

@@ -301,7 +301,26 @@ class MLPClassifier(ClassifierMixin, ClassLabels, BaseMLP):
         y : array of shape (n_samples,) or (n_samples, n_labels)
             In the library and on the device of X; labels that are text come in NumPy.
         """
-        out = self._outputs(X, "predict")
+        return self._decided(self._outputs(X, "predict"))
+
+    def from_probabilities(self, p: Any) -> Any:
+        """Labels from probabilities that :meth:`predict_proba` could have given.
+
+        Parameters
+        ----------
+        p : array of shape (n_samples, n_classes)
+            Of several models, say, the mean.
+
+        Returns
+        -------
+        y : array of shape (n_samples,) or (n_samples, n_labels)
+            As :meth:`predict` gives them.
+        """
+        several = self.n_outputs_ > 1 or self._y_type == MULTILABEL
+        return self._decided(p if several else p[:, -1:])
+
+    def _decided(self, out: Any) -> Any:
+        """From the outputs of the network to labels."""
         home = home_of(out)
         classes = self.classes_
         with home.scope():

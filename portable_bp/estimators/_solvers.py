@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ from portable_bp.training.lbfgs import Objective, minimise
 from portable_bp.training.model import Model
 from portable_bp.training.shares import Shares
 from portable_bp.training.step import StepPlan, step_for
+from portable_bp.training.together_groups import Job
 from portable_bp.training.trainer import Trainer
 
 COMPILE_STEPS = 8
@@ -130,8 +131,8 @@ def by_steps(
     *,
     incremental: bool,
     saving: Saving | None,
-) -> Outcome:
-    """Train in epochs of mini-batches.
+) -> Generator[Job, None, Outcome]:
+    """Train in epochs of mini-batches: whoever is handed the run lets it train, then asks again.
 
     Parameters
     ----------
@@ -151,16 +152,23 @@ def by_steps(
     saving : Saving, optional
         Where to save the run.
 
+    Yields
+    ------
+    Job
+        The run, before its first step.
+
     Returns
     -------
     Outcome
     """
     work, settings = task.place.work, Settings.of(est)
-    trainer, policy = _trainer(est, task, state, judge, progress, publish, incremental, saving)
+    job, policy = _job(est, task, state, judge, progress, publish, incremental, saving)
+    trainer = job.trainer
     with ExitStack() as stack:
         if saving is not None:
             saving.attach(stack, est, task, judge, trainer, policy, (task.params, state.slots))
-        reason = trainer.train()
+        yield job
+    reason = trainer.stopped or "finished"
     state.steps = trainer.steps
     diverged = None
     params, state.slots = trainer.last_snapshot()
@@ -186,7 +194,7 @@ def by_steps(
     return Outcome(params, diverged)
 
 
-def _trainer(
+def _job(
     est: Any,
     task: Task,
     state: OptimizerState,
@@ -195,7 +203,7 @@ def _trainer(
     publish: Callable[[], None],
     incremental: bool,
     saving: Saving | None,
-) -> tuple[Trainer, ScikitPolicy]:
+) -> tuple[Job, ScikitPolicy]:
     net, work, dtype = task.net, task.place.work, task.dtype
     X, y, weights = task.rows
     n = int(X.shape[0])
@@ -237,7 +245,7 @@ def _trainer(
     )  # fmt: skip
     if shares is not None:
         trainer.recorder = Signalled(processes, 6 * net.n_parameters * batch)
-    return trainer, policy
+    return Job(trainer, plan, net.sizes), policy
 
 
 @dataclass(frozen=True)

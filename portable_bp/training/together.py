@@ -42,6 +42,8 @@ def train_together(jobs: Sequence[Job]) -> list[str]:
         for job in group.jobs:
             job.trainer.train()
         if any(job.trainer.stopped == "interrupted" for job in group.jobs):
+            for job in jobs:
+                job.trainer.stopped = job.trainer.stopped or "interrupted"
             break
     return [job.trainer.stopped or "finished" for job in jobs]
 

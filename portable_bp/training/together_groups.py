@@ -25,6 +25,10 @@ LARGEST = {"numpy": 3_000_000, "torch": 3_000_000, "jax": 3_000_000}
 """Multiplications of a forward pass from which on a batch is no quicker than one network after the
 other, on a processor: from there on the products fill it, and the caches hold one network's arrays."""
 
+FEWEST = {"numpy": 5_000, "torch": 1_000, "jax": 20_000}
+"""Steps of all networks together below which a compiled batch does not earn what it takes to compile
+it."""
+
 MOST = 2**28
 """Bytes that the parameters, gradients, slots and activations of a batch may take."""
 
@@ -80,7 +84,7 @@ def groups(jobs: Sequence[Job]) -> Iterator[Group]:
         alike.setdefault(_kind(job) or i, []).append(job)
     for same in alike.values():
         together = _most(same[0])
-        if len(same) == 1 or together < 2:
+        if len(same) == 1 or together < 2 or _is_short(same):
             yield from (Group([job], (), job.trainer.step) for job in same)
             continue
         names, step = _shared_step(same)
@@ -140,6 +144,13 @@ def _most(job: Job) -> int:
     numbers = slots * sum((i + 1) * o for i, o in pairwise(sizes))
     width = np.dtype(job.trainer.dtype).itemsize
     return max(1, MOST // (width * (numbers + 3 * batch * sum(sizes))))
+
+
+def _is_short(jobs: Sequence[Job]) -> bool:
+    """Whether these runs are over before a batch of them would be compiled."""
+    first = jobs[0].trainer
+    steps = sum(job.trainer.per_epoch * job.trainer.policy.epochs for job in jobs)
+    return first.compile and steps < FEWEST.get(first.backend.name, 0)
 
 
 def _numbers(plan: StepPlan) -> dict[str, Any]:

@@ -13,6 +13,13 @@ from portable_bp import MLP, DivergenceError, EarlyStopping, Models, optimizers,
 from portable_bp.training import together, together_groups
 from portable_bp.training.trainer import Trainer
 
+
+@pytest.fixture(autouse=True)
+def _short_runs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one batch, however short they are."""
+    monkeypatch.setattr(together_groups, "FEWEST", {})
+
+
 _rng = np.random.default_rng(5)
 X = _rng.normal(size=(61, 4))
 Y = np.stack([X[:, 0] * X[:, 1], np.sin(X[:, 2])], axis=1) + 0.1 * _rng.normal(size=(61, 2))
@@ -281,6 +288,12 @@ def test_what_loses_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(together_groups.LARGEST, "numpy", 100)
     models = portable_bp.fit_many(NET, X, Y, seeds=[1, 2], epochs=2)
     _agree(models[1], portable_bp.fit(NET, X, Y, seed=2, epochs=2), exact=True)
+
+
+def test_short_runs_go_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "_Batch", None)
+    monkeypatch.setattr(together_groups, "FEWEST", {"numpy": 2 * 2 * 4 + 1})
+    portable_bp.fit_many(NET, X, Y, seeds=[1, 2], epochs=2, batch_size=16)
 
 
 def test_large_groups_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
