@@ -27,6 +27,8 @@ class ReplayRunner(ABC):
     recording: ClassVar[str]
     """What the step is replayed from, in a word."""
 
+    ragged: ClassVar[bool] = False
+
     otherwise: ClassVar[str] = "eagerly"
     """How it runs where it cannot be."""
 
@@ -41,6 +43,15 @@ class ReplayRunner(ABC):
     def _another(self, state: Tree) -> Runner:
         """What runs the step where it cannot be replayed, from this state on."""
         return EagerRunner(self._backend, self._step, state)
+
+    def _run_otherwise(
+        self,
+        other: Runner,
+        data: tuple[Array, ...],
+        order: HostArray | None,
+        table: tuple[HostArray, ...],
+    ) -> Tree:
+        return other.run(data, order, table)
 
     @abstractmethod
     def _copied(self) -> Tree:
@@ -74,8 +85,8 @@ class ReplayRunner(ABC):
         self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
     ) -> Tree:
         if self._other is not None:
-            return self._other.run(data, order, table)
-        steps = check_run(data, order, table)
+            return self._run_otherwise(self._other, data, order, table)
+        steps = check_run(data, order, table, ragged=self.ragged)
         try:
             return self._replay_in_scope(steps, data, order, table)
         except CannotReplayError as error:
@@ -84,12 +95,13 @@ class ReplayRunner(ABC):
         self._forget()
         self._other = other
         try:
-            losses = other.run(data, order, table)
+            losses = self._run_otherwise(other, data, order, table)
         except Exception as error:  # the step itself is wrong; or it has kept what it saw before
-            error.add_note(
-                f"This step cannot run from a {self.recording}: {reason}. If it works eagerly "
-                "(compile=False), a function of yours keeps arrays from one call to the next."
-            )
+            if not isinstance(reason, NotWorthItError):
+                error.add_note(
+                    f"This step cannot run from a {self.recording}: {reason}. If it works eagerly "
+                    "(compile=False), a function of yours keeps arrays from one call to the next."
+                )
             raise
         if not isinstance(reason, NotWorthItError):
             warnings.warn(

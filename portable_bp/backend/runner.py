@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from portable_bp._tree import map_leaves
 from portable_bp._typing import Array, HostArray, Namespace, Step, Tree
 
 
 def check_run(
-    data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
+    data: tuple[Array, ...],
+    order: HostArray | None,
+    table: tuple[HostArray, ...],
+    *,
+    ragged: bool = False,
 ) -> int:
     """The number of steps of a run; refuses one that would read past the rows.
 
@@ -25,6 +29,8 @@ def check_run(
         As :meth:`Runner.run` takes it.
     table : tuple of arrays of shape (steps, ...)
         As :meth:`Runner.run` takes it.
+    ragged : bool
+        Whether -1 may stand where a smaller mini-batch has no row.
 
     Returns
     -------
@@ -67,13 +73,21 @@ def check_run(
             raise ValueError(f"order must have the shape (steps, batch); got {order.shape}")
         first, last = int(order.min()), int(order.max())
         n = rows.pop()
-        if first < 0 or last >= n:
+        if first < -ragged or last >= n:
             raise IndexError(f"order reads rows {first} to {last}, but the data have {n} rows")
     return int(shape[0])
 
 
 class Runner(Protocol):
-    """A training step bound to its state on one device."""
+    """A training step bound to its state on one device.
+
+    Attributes
+    ----------
+    ragged : bool
+        Whether a row of ``order`` may end with -1: it lists a smaller mini-batch.
+    """
+
+    ragged: ClassVar[bool] = False
 
     @property
     def state(self) -> Tree:

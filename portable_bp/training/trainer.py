@@ -18,7 +18,7 @@ import numpy as np
 from portable_bp._typing import HostArray, Params, Step, Tree
 from portable_bp.backend import Backend, EagerRunner, Runner
 from portable_bp.equations.optimizers import Optimizer
-from portable_bp.training.data import Chunk, DataSource, Order
+from portable_bp.training.data import Chunk, DataSource, DeviceData, Order
 from portable_bp.training.policy import EpochResult, Policy
 from portable_bp.training.shares import Shares
 
@@ -287,11 +287,20 @@ class Trainer:
                         return
 
     def _parts(self, orders: Sequence[Order]) -> Iterator[tuple[Order, int]]:
-        """Mini-batches of one size each, shape (steps, batch), and the number of the first of them."""
+        """Mini-batches, shape (steps, batch), and the number of the first of them.
+
+        Each part is of one size of mini-batch, or of all steps for a runner that takes them so.
+        """
         n, size = self.data.n, self.batch_size
         if n % size == 0:
             together: Order = orders[0] if len(orders) == 1 else np.concatenate(orders)
             yield together.reshape(-1, size), 0
+            return
+        if self._runner.ragged and n > size and type(self.data) is DeviceData:
+            padded = np.full((len(orders), self.per_epoch * size), -1)
+            for row, order in zip(padded, orders, strict=True):
+                row[:n] = order
+            yield padded.reshape(-1, size), 0
             return
         whole = n // size * size
         for epoch, order in enumerate(orders):

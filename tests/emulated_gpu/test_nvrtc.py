@@ -15,7 +15,7 @@ from portable_bp.equations.activations import ACTIVATIONS
 from portable_bp.equations.losses import LOSSES
 from portable_bp.training.step import StepPlan, make_step
 from portable_bp_backends.cupy_backend import CupyBackend
-from portable_bp_backends.cupy_persistent.runner import _xp
+from portable_bp_backends.cupy_persistent.runner import OPTIONS, _xp
 from portable_bp_backends.cupy_persistent.source import kernel
 from portable_bp_backends.numpy_plan.trace import trace_step
 from tests.emulated_gpu import build
@@ -36,13 +36,13 @@ def library():
     return ctypes.CDLL(str(found[0]))
 
 
-def ptx(library, text, architecture):
+def ptx(library, text, architecture, *more):
     """The text compiled; an error has the compiler's words."""
     text = re.sub(r"#include .cupy/b?float16.cuh.", "", text)  # CUDA's own headers are not here
     program = ctypes.c_void_p()
     library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernel.cu", 0, None, None)
     options = [*build.includes(), f"-arch=compute_{architecture}", "-ftz=true", "--std=c++17",
-               "--device-as-default-execution-space"]  # fmt: skip
+               "--device-as-default-execution-space", *more]  # fmt: skip
     given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     status = library.nvrtcCompileProgram(program, len(options), given)
     what = "PTX" if status == 0 else "ProgramLog"
@@ -152,7 +152,10 @@ def persistent(hidden, loss, optimizer, dtype, labels=False, **options):
     numbers = [np.asarray(c, dtype) for c in rule.coefficients(1, 0.1)]
     rows = (x, np.arange(8) % 3 if labels else y, w)
     numbers = (np.asarray(1, "uint32"), *numbers)
-    return kernel(trace_step(_xp, make_step(plan), state, rows, numbers), gathered=True).text
+    graphs = [
+        trace_step(_xp, make_step(plan), state, tuple(r[:n] for r in rows), numbers) for n in (8, 5)
+    ]
+    return kernel(graphs, width=8).text
 
 
 PERSISTENT = [
@@ -180,7 +183,7 @@ def test_persistent_kernels_compile_and_stay_in_their_dtype(
     library, hidden, loss, optimizer, options, dtype
 ):
     text = persistent(hidden, loss, optimizer, dtype, **options)
-    compiled = {a: ptx(library, text, a) for a in ARCHITECTURES}
-    for found in compiled.values():
+    for architecture in ARCHITECTURES:
+        found = ptx(library, text, architecture, *OPTIONS)
         assert (".f64" in found) == (dtype == "float64")
         assert found.count("bar.sync") == text.count("__syncthreads")

@@ -77,15 +77,18 @@ def weights(model):
 def test_a_run_agrees_with_the_eager_steps(backend, runners, hidden, options):
     case = Case(backend, hidden=hidden, rows=96, **options)
     kernel, eager = backend.compile(case.step, case.state), case.eager()
-    first = 0
-    for order in (case.order(21), case.order(1)[:, :7], case.order(21, seed=2), None):
-        steps = 3 if order is None else len(order)
-        table = case.table(first, steps)
-        if order is None and "dropout" in options:
-            break  # there are random words for a mini-batch only
-        got, want = (r.run(case.data, order, table) for r in (kernel, eager))
+    whole, smaller = case.order(21), case.order(1)[:, :7]
+    ragged = case.order(9, seed=2)
+    ragged[[2, 5, 8], 7:] = -1
+    for first, order in ((0, whole), (21, smaller), (22, ragged)):
+        table = case.table(first, len(order))
+        got = kernel.run(case.data, order, table)
+        parts = list(runner.by_size(order))
+        want = [eager.run(case.data, o, tuple(t[now] for t in table)) for now, o in parts]
+        close(case, got, cupy.concatenate(want))
+    if "dropout" not in options:  # there are random words for a mini-batch only
+        got, want = (r.run(case.data, None, case.table(31, 3)) for r in (kernel, eager))
         close(case, got, want)
-        first += steps
     close(case, kernel.state, eager.state)
 
 
@@ -167,7 +170,8 @@ def test_one_launch_an_epoch(backend, runners):
     fit(backend, net, LABELS % 2, epochs=3, callbacks=[lambda *_: None])
     assert [r.launches for r in runners] == [3]
     fit(backend, net, LABELS % 2, epochs=3)
-    assert [r.launches for r in runners] == [3, 1]
+    fit(backend, net, LABELS % 2, epochs=3, batch_size=32)  # the last mini-batch has 28 rows
+    assert [r.launches for r in runners] == [3, 1, 1]
 
 
 def test_a_run_is_one_kernel(backend, runners):
@@ -189,6 +193,33 @@ def test_long_runs_are_several_launches_with_the_same_bits(backend, runners, mon
     case.same(parts.run(case.data, order, table), want)
     case.same(parts.state, whole.state)
     assert (whole.launches, parts.launches) == (1, 3)
+
+
+def test_a_smaller_mini_batch_has_the_bits_of_a_launch_of_its_own(backend, runners):
+    case = Case(backend, dropout=0.3)
+    whole, parts = (backend.compile(case.step, case.state) for _ in range(2))
+    order, table = case.order(9), case.table(0, 9)
+    order[[3, 8], 5:] = -1
+    got = whole.run(case.data, order, table)
+    want = [
+        parts.run(case.data, o, tuple(t[now] for t in table)) for now, o in runner.by_size(order)
+    ]
+    case.same(got, cupy.concatenate(want))
+    case.same(whole.state, parts.state)
+    assert (whole.launches, parts.launches) == (1, 4)
+
+
+def test_lists_of_rows_with_holes_are_refused(backend):
+    case = Case(backend)
+    made = backend.compile(case.step, case.state)
+    for hole, error in ((-1, "at its end alone"), (-2, "reads rows -2 to"), (512, "512")):
+        order = case.order(4)
+        order[1, 3] = hole
+        with pytest.raises(IndexError, match=error):
+            made.run(case.data, order, case.table(0, 4))
+    order[1, 3], order[2] = 0, -1
+    with pytest.raises(IndexError, match="at its end alone"):
+        made.run(case.data, order, case.table(0, 4))
 
 
 def test_data_of_another_layout(backend, runners):
@@ -225,10 +256,14 @@ def other(case, backend, step, reason):
     """A step that runs from graphs, which says why, with their bits."""
     made = backend.compile(step, case.state)
     eager = EagerRunner(backend, step, case.state)
-    order, table = case.order(20), case.table(0, 20)
+    order, table = case.order(18), case.table(0, 18)
+    order[17, 9:] = -1
     with pytest.warns(RuntimeWarning, match=f"from graphs, not from a persistent kernel: {reason}"):
         got = made.run(case.data, order, table)
-    case.same(got, eager.run(case.data, order, table))
+    want = [
+        eager.run(case.data, o, tuple(t[now] for t in table)) for now, o in runner.by_size(order)
+    ]
+    case.same(got, cupy.concatenate(want))
     case.same(made.state, eager.state)
     assert made.launches == 0
 
@@ -287,8 +322,8 @@ def test_a_missing_barrier_is_seen(backend):
     "left_out", [1, *(pytest.param(k, marks=pytest.mark.slow) for k in range(2, 8))]
 )
 def test_every_barrier_in_a_step_is_needed(backend, monkeypatch, left_out):
-    def without(graph, *, gathered):
-        sound = source.kernel(graph, gathered=gathered)
+    def without(graphs, *, width):
+        sound = source.kernel(graphs, width=width)
         parts = sound.text.split("__syncthreads();")
         assert len(parts) == 9  # one before the first step, seven in each
         parts[left_out : left_out + 2] = ["".join(parts[left_out : left_out + 2])]

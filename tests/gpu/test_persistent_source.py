@@ -57,7 +57,7 @@ def test_a_place_and_its_index_are_inverse(shape):
 def made(step, state, *batch):
     x = tuple(np.asarray(b, np.float32) for b in batch)
     leaves = tuple(np.asarray(s, np.float32) for s in state)
-    return kernel(trace_step(xp, step, leaves, x, (np.asarray(0.5, np.float32),)), gathered=False)
+    return kernel([trace_step(xp, step, leaves, x, (np.asarray(0.5, np.float32),))], width=0)
 
 
 def levels(text):

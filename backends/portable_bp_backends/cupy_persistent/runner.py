@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +30,10 @@ STEPS = 2**14
 
 PROVED = 4
 """So many steps are compared with the eager ones."""
+
+OPTIONS = ("--fmad=false",)
+"""Each operation rounds as it is written, whatever else is in a kernel: the same step has the same
+bits in every one, and a run that is resumed those of one that was not."""
 
 PROGRAMS = 8
 """Combinations of shapes whose kernels are kept, the latest."""
@@ -68,6 +74,30 @@ def _shared_bytes(cupy: Any) -> int:
     return bytes_of_block
 
 
+def _sizes(order: HostArray) -> HostArray:
+    """How many rows each step sees; only the end of a list may lack some."""
+    sizes: HostArray = np.count_nonzero(order >= 0, axis=1)
+    if not sizes.all() or ((order < 0) != (np.arange(order.shape[1]) >= sizes[:, None])).any():
+        raise IndexError("a row of order may lack rows at its end alone, marked by -1")
+    return sizes
+
+
+def by_size(order: HostArray | None) -> Iterator[tuple[slice, HostArray | None]]:
+    """Which consecutive steps see equally many rows, and the lists of these.
+
+    >>> order = np.array([[0, 1], [2, 3], [4, -1], [1, 0]])
+    >>> [(now.start, now.stop, rows.tolist()) for now, rows in by_size(order)]
+    [(0, 2, [[0, 1], [2, 3]]), (2, 3, [[4]]), (3, 4, [[1, 0]])]
+    """
+    if order is None:
+        yield slice(None), None
+        return
+    sizes = _sizes(order)
+    cuts = [0, *(np.flatnonzero(np.diff(sizes)) + 1).tolist(), len(sizes)]
+    for first, last in itertools.pairwise(cuts):
+        yield slice(first, last), order[first:last, : sizes[first]]
+
+
 class PersistentRunner(ReplayRunner):
     """Runs many steps in one launch, see :class:`portable_bp.backend.Runner`.
 
@@ -75,7 +105,7 @@ class PersistentRunner(ReplayRunner):
     the state, and the losses, may differ from what the eager steps do, as Euclidean norms, by the
     cube root of the dtype's epsilon (0.5 % in float32, 6e-6 in float64) of that change, and by
     four times the distance of the eager steps themselves from the same steps in float64. Sums in
-    another order and fused multiply-adds stay far below it; a wrong entry, index or barrier does not.
+    another order stay far below it; a wrong entry, index or barrier does not.
     What cannot be written as a kernel, or differs, runs from graphs, with a warning that says why.
 
     Attributes
@@ -85,6 +115,7 @@ class PersistentRunner(ReplayRunner):
 
     recording = "persistent kernel"
     otherwise = "from graphs"
+    ragged = True
 
     def __init__(self, backend: Backend, step: Step, state: Tree, recorder: CupyRecorder) -> None:
         import cupy
@@ -114,6 +145,19 @@ class PersistentRunner(ReplayRunner):
 
     def _another(self, state: Tree) -> Runner:
         return GraphRunner(self._backend, self._step, state, self._recorder)
+
+    def _run_otherwise(
+        self,
+        other: Runner,
+        data: tuple[Array, ...],
+        order: HostArray | None,
+        table: tuple[HostArray, ...],
+    ) -> Tree:
+        parts = [
+            other.run(data, rows, tuple(t[now] for t in table)) for now, rows in by_size(order)
+        ]
+        with self._backend.scope():
+            return map_leaves(lambda *losses: self._cupy.concatenate(losses), *parts)
 
     def _forget(self) -> None:
         self._recorder.synchronize()
@@ -166,50 +210,61 @@ class PersistentRunner(ReplayRunner):
         self, data: tuple[Array, ...], order: HostArray | None, table: tuple[HostArray, ...]
     ) -> _Program:
         """The program for these shapes."""
-        batch = None if order is None else order.shape[1]
+        sizes = np.zeros(len(table[0]), int) if order is None else _sizes(order)
+        kinds = () if order is None else (order.shape[1], *np.unique(sizes)[::-1].tolist())
         forms = tuple((d.dtype.str, d.shape[1:] if order is not None else d.shape) for d in data)
-        key = batch, forms, tuple(t.dtype.str for t in table)
+        key = kinds, forms, tuple(t.dtype.str for t in table)
         program = self._programs.get(key)
         if program is None:
-            first = slice(0, PROVED)
-            order, table = None if order is None else order[first], tuple(t[first] for t in table)
-            batches = self._batches(data, order, len(table[0]))
-            program = self._compiled(batches[0], tuple(t[0, ...] for t in table), order is not None)
+            if len(kinds) > 2 and (len(kinds) > 3 or kinds[0] > kinds[1]):
+                raise NotWorthItError  # a kernel knows one smaller mini-batch
+            # The first steps, and the first on a smaller mini-batch.
+            some = np.union1d(np.arange(len(sizes))[:PROVED], [np.argmax(sizes), np.argmin(sizes)])
+            order, table = None if order is None else order[some], tuple(t[some] for t in table)
+            batches = self._batches(data, order, len(some))
+            program = self._compiled(batches, order, table)
             self._prove(program, batches, data, order, table)
             program = self._programs.put(key, program)
         return program
 
     def _batches(self, data: tuple[Array, ...], order: HostArray | None, steps: int) -> list[Batch]:
-        """What the first steps see, on the host."""
+        """What these steps see, on the host."""
         host = self._backend.to_numpy
         if order is None:
             return [tuple(map(host, data))] * steps
-        rows = self._cupy.asarray(order.reshape(-1))
+        rows = [np.asarray(row[row >= 0]) for row in order]
         taken = [
-            host(self._cupy.take(d, rows, axis=0)).reshape(*order.shape, *d.shape[1:]) for d in data
+            host(self._cupy.take(d, self._cupy.asarray(np.concatenate(rows)), axis=0)) for d in data
         ]
-        return [tuple(t[i] for t in taken) for i in range(steps)]
+        ends = np.cumsum([len(row) for row in rows])[:-1]
+        return list(zip(*(np.split(t, ends) for t in taken), strict=True))
 
-    def _compiled(self, batch: Batch, numbers: Batch, gathered: bool) -> _Program:
-        """The kernel for a step on a batch of this form."""
+    def _compiled(
+        self, batches: list[Batch], order: HostArray | None, table: tuple[HostArray, ...]
+    ) -> _Program:
+        """The kernel for steps on mini-batches of these sizes."""
         cupy = self._cupy
         state = map_leaves(self._backend.to_numpy, self._state)
+        kinds = {len(batch[0]): batch for batch in batches}
         try:
-            graph = trace_step(_xp, self._on_host, state, batch, numbers)
-            made = kernel(graph, gathered=gathered)
+            graphs = [
+                trace_step(_xp, self._on_host, state, kinds[n], tuple(t[0, ...] for t in table))
+                for n in sorted(kinds, reverse=True)
+            ]
+            made = kernel(graphs, width=0 if order is None else order.shape[1])
         except (CannotReplayError, MemoryError):
             raise
         except Exception as error:  # where the step itself is wrong, it says so when it runs
             raise CannotReplayError(f"{type(error).__name__}: {error}") from error
         if made.shared > _shared_bytes(cupy) or made.products > PRODUCTS:
             raise NotWorthItError
-        compiled = cupy.RawKernel(made.text, NAME)
+        compiled = cupy.RawKernel(made.text, NAME, OPTIONS)
         try:
             compiled.max_dynamic_shared_size_bytes = made.shared
         except cupy.cuda.compiler.CompileException as error:
             raise CannotReplayError(f"it does not compile: {error}") from error
         constants = cupy.asarray(np.frombuffer(made.constants or bytes(1), np.uint8))
-        losses = tuple((result.shape, result.dtype) for result in graph.results)
+        losses = tuple((result.shape, result.dtype) for result in graphs[0].results)
         return _Program(made, compiled, constants, losses)
 
     # --- the proof
@@ -228,7 +283,7 @@ class PersistentRunner(ReplayRunner):
         losses = self._run(program, flat, data, order, table)
         got = map(host, leaves((self._views(flat, self._state), losses)))
         runner = EagerRunner(self._backend, self._step, self._state)
-        reported = runner.run(data, order, table)
+        reported = self._run_otherwise(runner, data, order, table)
         want = map(host, leaves((runner.state, reported)))
         before = [*map(host, leaves(self._state)), 0.0]
         dtype = self._flat.dtype

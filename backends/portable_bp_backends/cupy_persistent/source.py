@@ -107,11 +107,13 @@ class Writer:
     data, numbers : of what is handed in; ``used``: the numbers that are read
     """
 
-    def __init__(self, memory: dict[Node, str], graph: Graph, gathered: bool) -> None:
-        self.memory, self._gathered = memory, gathered
+    def __init__(
+        self, memory: dict[Node, str], graph: Graph, constants: Constants, width: int
+    ) -> None:
+        self.memory, self.constants, self._width = memory, constants, width
         self.data = {node: f"d{k}" for k, node in enumerate(graph.inputs)}
         self.numbers = {node: f"n{k}" for k, node in enumerate(graph.numbers)}
-        self.constants, self.used = Constants(), set[Node]()
+        self.used: set[Node] = set()
         self.lines: list[str] = []
         self._names = itertools.count()
 
@@ -169,8 +171,8 @@ class Writer:
         if a in self.memory and a not in self._here:
             return self._declare(a.dtype, f"{self.memory[a]}[{place}]")
         if a in self.data:
-            if self._gathered:
-                row = f"(size_t)order[step * {a.shape[0]} + {index[0]}]"
+            if self._width:
+                row = f"(size_t)order[step * {self._width} + {index[0]}]"
                 columns = math.prod(a.shape[1:])
                 place = f"{row} * {columns} + {flat(index[1:], a.shape[1:])}"
             return self._declare(a.dtype, f"{self.data[a]}[{place}]")
@@ -252,7 +254,7 @@ def random_words(a: Node) -> Node:
 class Kernel:
     """A text, and what it is launched with: one block of ``threads``, ``shared`` bytes of memory.
 
-    Its arguments: the number of steps; the rows of each step, if gathered; the state; the losses, if
+    Its arguments: the number of steps; the rows of each step, if listed; the state; the losses, if
     reported; ``constants``; the data; the numbers of each step.
     """
 
@@ -264,66 +266,94 @@ class Kernel:
     barriers: int
 
 
-def kernel(graph: Graph, *, gathered: bool) -> Kernel:
-    """The kernel for a step; ``gathered``: each step sees rows of the data by a list, else all.
+class _Step:
+    """The loops and barriers of a step, and what they need."""
 
-    Raises :class:`CannotReplayError` for what it has no words for.
+    def __init__(self, graph: Graph, constants: Constants, width: int) -> None:
+        phases = Phases(graph)
+        self.levels, self.products = phases.by_level(), phases.products
+        memory, declared, self.shared = _memory(graph, phases)
+        writer = Writer(memory, graph, constants, width)
+        for number, level in enumerate(self.levels):
+            writer.lines.append(f"    // level {number}")
+            for shape, roots in level.items():
+                writer.write_loop(shape, roots)
+            writer.lines.append("    __syncthreads();")
+        self.lines = [*(f"    {line}" for line in declared), *writer.lines]
+        self.data, self.numbers = writer.data, writer.numbers
+        self.used = {writer.numbers[number] for number in writer.used}
+
+
+def kernel(graphs: Sequence[Graph], *, width: int) -> Kernel:
+    """The kernel for steps on mini-batches of one size, or of two.
+
+    Parameters
+    ----------
+    graphs : sequence of Graph
+        Of a step on a mini-batch; of one on a smaller mini-batch, if there are such.
+    width : int
+        So many rows are listed for each step, those that a smaller mini-batch lacks as -1; 0 where
+        each step sees all the data.
+
+    Returns
+    -------
+    Kernel
+        Its text, and what it is launched with.
+
+    Raises
+    ------
+    CannotReplayError
+        For what it has no words for.
     """
-    kinds = {leaf.dtype for leaf in graph.state}
-    if len(kinds) != 1 or any(number.shape for number in graph.numbers):
+    kinds = {leaf.dtype for graph in graphs for leaf in graph.state}
+    if len(kinds) != 1 or any(number.shape for number in graphs[0].numbers):
         raise CannotReplayError("a kernel needs a state of one dtype, and single numbers")
-    (dtype,) = kinds
-    phases = Phases(graph)
-    memory, declared, shared = _memory(graph, phases)
-    writer = Writer(memory, graph, gathered)
-    levels = phases.by_level()
-    for number, level in enumerate(levels):
-        writer.lines.append(f"    // level {number}")
-        for shape, roots in level.items():
-            writer.write_loop(shape, roots)
-        writer.lines.append("    __syncthreads();")
-    size = sum(leaf.size for leaf in graph.state)
+    constants = Constants()
+    whole, *smaller = steps = [_Step(graph, constants, width) for graph in graphs]
+    body = whole.lines
+    if smaller:
+        body = [f"    if (order[step * {width} + {width - 1}] < 0) {{", *smaller[0].lines,
+                "    } else {", *whole.lines, "    }"]  # fmt: skip
+    real, size = c_type(kinds.pop()), sum(leaf.size for leaf in graphs[0].state)
     each = f"for (int i = threadIdx.x; i < {size}; i += blockDim.x)"
+    used = {name for step in steps for name in step.used}
+    threads = max(_threads(step.levels) for step in steps)
     lines = [
-        *_head(graph, writer, gathered, c_type(dtype), threads := _threads(levels)),
+        *_head(graphs[0], whole, width, threads, words=any("philox4x32(" in line for line in body)),
         "  extern __shared__ __align__(16) char memory[];",
-        *(f"  {line}" for line in (*declared, *writer.constants.lines)),
+        f"  SHARED({real}) const s = (SHARED({real}))(memory);",
+        *(f"  {line}" for line in constants.lines),
         f"  {each} s[i] = state[i];",
         "  __syncthreads();",
         "  for (int step = 0; step < steps; ++step) {",
         *(f"    const {c_type(n.dtype)} {name} = t{name[1:]}[step];"
-          for n, name in writer.numbers.items() if n in writer.used),
-        *writer.lines,
+          for n, name in whole.numbers.items() if name in used),
+        *body,
         "  }",
         f"  {each} state[i] = s[i];",
         "}",
     ]  # fmt: skip
-    text = "\n".join(lines) + "\n"
-    constants = bytes(writer.constants.values)
-    return Kernel(text, constants, shared, threads, phases.products, len(levels))
+    text, shared = "\n".join(lines) + "\n", max(step.shared for step in steps)
+    return Kernel(text, bytes(constants.values), shared, threads, whole.products, len(whole.levels))
 
 
-def _head(graph: Graph, writer: Writer, gathered: bool, real: str, threads: int) -> list[str]:
+def _head(graph: Graph, step: _Step, width: int, threads: int, *, words: bool) -> list[str]:
     arguments = [
         "const int steps",
-        *(["const int *__restrict__ order"] if gathered else []),
-        f"{real} *state",
+        *(["const int *__restrict__ order"] if width else []),
+        f"{c_type(graph.state[0].dtype)} *state",
         *(f"{c_type(r.dtype)} *losses" for r in graph.results),
         "const char *__restrict__ constants",
-        *(f"const {c_type(n.dtype)} *__restrict__ {name}" for n, name in writer.data.items()),
-        *(
-            f"const {c_type(n.dtype)} *__restrict__ t{name[1:]}"
-            for n, name in writer.numbers.items()
-        ),
+        *(f"const {c_type(n.dtype)} *__restrict__ {name}" for n, name in step.data.items()),
+        *(f"const {c_type(n.dtype)} *__restrict__ t{name[1:]}" for n, name in step.numbers.items()),
     ]
-    words = ", ".join([f"unsigned {w}" for w in ("c0", "c1", "c2", "c3", "k0", "k1")]
+    given = ", ".join([f"unsigned {w}" for w in ("c0", "c1", "c2", "c3", "k0", "k1")]
                       + [f"unsigned &o{k}" for k in range(4)])  # fmt: skip
-    philox = f"static __device__ void philox4x32({words}) {{{PHILOX}}}"
     return [
         "#ifndef SHARED",
         "#define SHARED(type) type *",
         "#endif",
-        *([philox] if any("philox4x32(" in line for line in writer.lines) else []),
+        *([f"static __device__ void philox4x32({given}) {{{PHILOX}}}"] if words else []),
         f'extern "C" __global__ void __launch_bounds__({threads}) {NAME}(',
         "    " + ",\n    ".join(arguments) + ") {",
     ]
@@ -344,7 +374,6 @@ def _memory(graph: Graph, phases: Phases) -> tuple[dict[Node, str], list[str], i
         lines.append(f"SHARED({kind}) const {name} = (SHARED({kind}))(memory + {place});")
         return name
 
-    declare("s", graph.state[0].dtype, 0)
     for k, leaf in enumerate(graph.state):
         names[leaf] = declare(f"s{k}", leaf.dtype, end)
         end += leaf.size * leaf.dtype.itemsize
