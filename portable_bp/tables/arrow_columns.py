@@ -126,7 +126,7 @@ class ArrowColumns:
         arrow = self.arrow
         if not arrow.types.is_dictionary(column.type):
             self.refuse(self.decoded + int(self._lengths(column).sum()))
-            column = column.cast(arrow.large_string()).dictionary_encode()
+            column = self._text(column).dictionary_encode()
         lengths = self._lengths(column.dictionary)
         uses = np.bincount(
             column.indices.drop_null().to_numpy(zero_copy_only=False), minlength=len(lengths)
@@ -134,6 +134,13 @@ class ArrowColumns:
         self.decoded += int(lengths @ uses)
         self.refuse(self.decoded)
         return objects(column)
+
+    def _text(self, column: Any) -> Any:
+        large = self.arrow.large_string()
+        try:
+            return column.cast(large)
+        except self.arrow.ArrowNotImplementedError:  # views, in Arrow 16
+            return self.arrow.array(column.to_pylist(), large)
 
     def _lengths(self, column: Any) -> HostArray:
         """The bytes of each text, 0 for a null."""
