@@ -117,7 +117,12 @@ BOMBS = {
     "zeros.csv.zst": lambda p: p.write_bytes(
         pa.compress(b"x,y\n" + b"1,2\n" * 3 * 10**7, codec="zstd", asbytes=True)
     ),
-    "far apart.xlsx": lambda p: write_sheet(p, '<row r="1048576"><c r="XFD1048576"/></row>'),
+    "far apart.xlsx": lambda p: write_sheet(
+        p, "".join(f'<row><c r="XFD{i}"><v>1</v></c></row>' for i in range(1, 4001))
+    ),
+    "a huge cell that is not read.feather": lambda p: feather.write_feather(
+        pa.table({"x": [bytes(7 * 10**7)], "y": [1]}), p, compression="zstd"
+    ),
     "cells of no place.xlsx": lambda p: write_sheet(
         p, "<row>" + "<c/>" * 16_000 + "</row>" + "<row/>" * 10_000
     ),
