@@ -105,7 +105,7 @@ class PersistentRunner(ReplayRunner):
     the state, and the losses, may differ from what the eager steps do, as Euclidean norms, by the
     cube root of the dtype's epsilon (0.5 % in float32, 6e-6 in float64) of that change, and by
     four times the distance of the eager steps themselves from the same steps in float64. Sums in
-    another order stay far below it; a wrong entry, index or barrier does not.
+    another order stay far below it; a wrong entry or index does not.
     What cannot be written as a kernel, or differs, runs from graphs, with a warning that says why.
 
     Attributes
