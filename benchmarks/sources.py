@@ -168,15 +168,8 @@ def run(kind: str, folder: Path, limit: int, seconds: float, before: Path) -> di
         "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(map(str, (tree, tree / "backends", ROOT))),
     }  # fmt: skip
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.sources",
-        "--work",
-        kind,
-        str(folder),
-        str(seconds),
-    ]
+    # By its path: the earlier revision has no such benchmark.
+    command = [sys.executable, "-P", __file__, "--work", kind, str(folder), str(seconds)]
     with memory_group(limit) as group:
         inside = group is not None and kind in LIMITED
 

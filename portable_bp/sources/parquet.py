@@ -19,8 +19,14 @@ from portable_bp._scalars import shown
 from portable_bp._typing import HostArray
 from portable_bp.errors import DataError
 
-BATCH_ROWS = 4096
-"""Rows that are decoded at a time: few enough that columns become rows within the cache."""
+CACHED_ROWS = 4096
+"""So many rows are put together at a time: few enough that columns become rows within the cache."""
+
+BATCH_BYTES = 2**25
+"""About what is decoded at a time: a row group as a whole, unless it is large."""
+
+TARGET_ROWS = 2**16
+"""Rows of the targets alone that are decoded at a time."""
 
 OPEN_FILES = 16
 """So many files of a data set are open at a time."""
@@ -164,9 +170,7 @@ class Files:
                 return f"{shown(name)} is {theirs[name]}, there it is {kind}"
         return f"it has {shown(next(iter(theirs.keys() - mine.keys()), None))} as well, or another order"
 
-    def batches(
-        self, block: int, names: Sequence[str], rows: int = BATCH_ROWS
-    ) -> Iterator[tuple[int, Any]]:
+    def batches(self, block: int, names: Sequence[str], rows: int) -> Iterator[tuple[int, Any]]:
         """Some columns of a row group, some rows at a time: (row in the group, batch)."""
         number, group = self.groups[block]
         path, file = self.paths[number], self._checked(number)
@@ -175,7 +179,9 @@ class Files:
             meta = file.metadata
             if group >= meta.num_row_groups or meta.row_group(group).num_rows != wanted:
                 raise DataError(f"{path} was replaced while it was read: its row groups are others")
-            for batch in file.iter_batches(rows, row_groups=[group], columns=list(names)):
+            for batch in file.iter_batches(
+                rows, row_groups=[group], columns=list(names), use_threads=False
+            ):
                 if done + batch.num_rows > wanted:
                     break
                 yield done, batch
@@ -297,7 +303,7 @@ class Parquet:
         """The distinct labels, sorted, by one pass over the column."""
         column, distinct = self._targets[0], set[Any]()
         for block in range(len(self.blocks)):
-            for row, batch in self._files.batches(block, [column.name], 2**16):
+            for row, batch in self._files.batches(block, [column.name], TARGET_ROWS):
                 values = batch.column(0)
                 self._refuse_missing(block, row, column, values)
                 distinct.update(values.unique().to_pylist())
@@ -314,16 +320,22 @@ class Parquet:
         out_y : array of shape (rows,) or (rows, outputs)
         """
         names = [c.name for c in (*self._features, *self._targets)]
-        for row, batch in self._files.batches(block, names):
-            stop = row + batch.num_rows
+        rows = max(CACHED_ROWS, BATCH_BYTES // (self.row_shape[0] * self.dtype.itemsize))
+        for row, batch in self._files.batches(block, names, rows):
             index = {name: i for i, name in enumerate(batch.schema.names)}
-            for c in self._features:
-                values = self._values(block, row, c, batch.column(index[c.name]))
-                if c.width == 1 and not c.is_list:
-                    out_x[row:stop, c.first] = values
-                else:
-                    out_x[row:stop, c.first : c.first + c.width] = values
-            self._fill_targets(block, row, batch, index, out_y[row:stop])
+            columns = [
+                (
+                    slice(c.first, c.first + c.width),
+                    self._values(block, row, c, batch.column(index[c.name])),
+                )
+                for c in self._features
+            ]
+            for start in range(0, batch.num_rows, CACHED_ROWS):
+                part = slice(start, min(start + CACHED_ROWS, batch.num_rows))
+                out = out_x[row + part.start : row + part.stop]
+                for place, values in columns:
+                    out[:, place] = values[part]
+            self._fill_targets(block, row, batch, index, out_y[row : row + batch.num_rows])
 
     def read_targets(self, block: int, out_y: HostArray) -> None:
         """Fill an array with the targets of one block: no other column is read.
@@ -337,7 +349,7 @@ class Parquet:
         names = [c.name for c in self._targets]
         if not names:
             return
-        for row, batch in self._files.batches(block, names, 2**16):
+        for row, batch in self._files.batches(block, names, TARGET_ROWS):
             index = {name: i for i, name in enumerate(batch.schema.names)}
             self._fill_targets(block, row, batch, index, out_y[row : row + batch.num_rows])
 
@@ -348,7 +360,7 @@ class Parquet:
             values = batch.column(index[column.name])
             place = out if out.ndim == 1 else out[:, j]
             if self.classes is None:
-                place[...] = self._values(block, row, column, values)
+                place[...] = self._values(block, row, column, values)[:, 0]
                 continue
             self._refuse_missing(block, row, column, values)
             encoded = values if hasattr(values, "dictionary") else values.dictionary_encode()
@@ -363,7 +375,7 @@ class Parquet:
             place[...] = codes[encoded.indices.to_numpy(zero_copy_only=False)]
 
     def _values(self, block: int, row: int, column: Column, values: Any) -> HostArray:
-        """The numbers of a column, (rows,) or (rows, width)."""
+        """The numbers of a column, (rows, width)."""
         types = arrow("types")
         self._refuse_missing(block, row, column, values)
         if column.is_list:
@@ -379,7 +391,7 @@ class Parquet:
         if types.is_decimal(values.type):
             values = values.cast(arrow().float64())
         numbers: HostArray = values.to_numpy(zero_copy_only=False)
-        return numbers
+        return numbers.reshape(len(numbers), 1)
 
     def _check_lengths(self, block: int, row: int, column: Column, values: Any) -> None:
         lengths = np.diff(values.offsets.to_numpy(zero_copy_only=False))
