@@ -24,7 +24,7 @@ def main(engine: str, folder: str, kill: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     net = MLP([6, 16, 16, 3], "relu", loss="softmax_cross_entropy", dropout=0.3, l2=1e-3)
-    with portable_bp.distributed(engine, timeout=60) as processes:
+    with portable_bp.distributed(engine, timeout=200) as processes:
         model = portable_bp.fit(
             net, X, LABELS, parts=4, reduction="ordered", batch_size=30, epochs=8, clip_norm=0.5,
             validation=0.2, callbacks=[callback], checkpoint=folder,

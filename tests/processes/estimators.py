@@ -68,7 +68,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
 
 
 def main(folder: str) -> None:
-    with portable_bp.distributed("mpi", timeout=100) as processes:
+    with portable_bp.distributed("mpi", timeout=200) as processes:
         found = {}
         for name, case in CASES.items():
             found[name] = case(folder)

@@ -83,7 +83,7 @@ def _broken_disk(fault: str, write: Callable[..., None]) -> Callable[..., None]:
 
 def main(engine: str, fault: str, folder: str, *more: str) -> None:
     options = dict(pair.split("=") for pair in more)
-    timeout, bad = float(options.get("timeout", 60)), int(options.get("rank", 1))
+    timeout, bad = float(options.get("timeout", 200)), int(options.get("rank", 1))
     arguments: dict[str, Any] = {"epochs": int(options.get("epochs", 6)), "batch_size": 16}
     X, y = _data()
     with portable_bp.distributed(engine, timeout=timeout) as processes:

@@ -96,7 +96,7 @@ def result(name: str, **options: Any) -> dict[str, Any]:
 
 
 def main(engine: str, folder: str, backend: str, *names: str) -> None:
-    with portable_bp.distributed(engine, timeout=60) as processes:
+    with portable_bp.distributed(engine, timeout=200) as processes:
         for name in names:
             done = result(name, backend=backend)
             flat = done.pop("params")
