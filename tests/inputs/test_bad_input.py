@@ -1,4 +1,7 @@
-"""The catalogue of bad input: what each function and ``fit`` make of it, row by row.
+"""The catalogue of bad input: what each function and ``fit`` make of it.
+
+An entry is a line of a table or a test of its own, and stands in no other place; what is tested in other
+files is in :data:`ELSEWHERE`, and the estimators have a catalogue too.
 
 Every error is of the class that is written here and says what is wrong with which argument and what
 to do; whatever was handed in has the same bytes afterwards.
@@ -24,220 +27,94 @@ from portable_bp.backend import Backend, leaves
 from portable_bp.equations import activations, losses, optimizers, schedules
 from tests.helpers import jax_64_bits
 
-HERE = "here"
-ONE_PROCESS = "not applicable: training runs in one process"
-
-ROWS = {
-    1: ("X has NaN", HERE),
-    2: ("X has infinities", HERE),
-    3: ("real targets with NaN or infinities", HERE),
-    4: ("class labels with NaN", HERE),
-    5: ("X is 1-D", HERE),
-    6: ("X is a number", HERE),
-    7: ("X is 3-D", HERE),
-    8: ("X has no rows", HERE),
-    9: ("X has no columns", HERE),
-    10: ("X has one row", HERE),
-    11: ("X and y of different lengths", HERE),
-    12: ("y is None", HERE),
-    13: ("y is a column", HERE),
-    14: ("y is 3-D", HERE),
-    15: ("fractions as class labels", HERE),
-    16: ("one class only", HERE),
-    17: ("text labels", HERE),
-    18: ("boolean labels", HERE),
-    19: ("labels of text and numbers", HERE),
-    20: ("None among the labels", HERE),
-    21: ("a label beyond the classes", HERE),
-    22: ("a negative label", HERE),
-    23: ("labels in a small integer type, many classes", HERE),
-    24: (
-        "partial_fit with an unseen label",
-        "estimators/test_bad_input.py::test_labels_of_partial_fit",
+ELSEWHERE = {
+    "partial_fit with an unseen label": "estimators/test_bad_input.py::test_labels_of_partial_fit",
+    "partial_fit without classes": "estimators/test_bad_input.py::test_labels_of_partial_fit",
+    "data frame with names": "estimators/test_bad_input.py::test_data_frames",
+    "data frame with categories or missing values": (
+        "estimators/test_bad_input.py::test_data_frames_with_what_is_no_number"
     ),
-    25: ("partial_fit without classes", "estimators/test_bad_input.py::test_labels_of_partial_fit"),
-    26: ("lists of lists", HERE),
-    27: ("ragged lists", HERE),
-    28: ("integers as X", HERE),
-    29: ("integers that float32 does not hold", HERE),
-    30: ("bytes as X", HERE),
-    31: ("booleans as X", HERE),
-    32: ("float16 as X", HERE),
-    33: ("long double as X", HERE),
-    34: ("complex X", HERE),
-    35: ("numbers as objects", HERE),
-    36: ("objects that are no numbers", HERE),
-    37: ("digits as text", HERE),
-    38: ("dates", HERE),
-    39: ("structured array", HERE),
-    40: ("masked array", HERE),
-    41: ("sparse matrix", HERE),
-    42: ("numpy.matrix", HERE),
-    43: ("data frame with names", "estimators/test_bad_input.py::test_data_frames"),
-    44: (
-        "data frame with categories or missing values",
-        "estimators/test_bad_input.py::test_data_frames_with_what_is_no_number",
+    "predict before fit": "estimators/test_bad_input.py::test_nothing_without_fit",
+    "array after a data frame": "estimators/test_bad_input.py::test_data_frames",
+    "warm_start with other layers": (
+        "estimators/test_bad_input.py::test_warm_start_with_other_layers"
     ),
-    45: ("Fortran order", HERE),
-    46: ("negative strides", HERE),
-    47: ("zero strides", HERE),
-    48: ("read-only arrays", HERE),
-    49: ("arrays whose memory is shared with the user", HERE),
-    50: ("big-endian numbers", HERE),
-    51: ("memory map", HERE),
-    52: ("X near the largest number", HERE),
-    53: ("X too large for the dtype", HERE),
-    54: ("y near the largest number", HERE),
-    55: ("constant X, denormal X", HERE),
-    56: ("batch_size beyond the rows", HERE),
-    57: ("batch_size 0, -1, 2.5", HERE),
-    58: ("batch_size True", HERE),
-    59: ("learning rate 0", HERE),
-    60: ("negative learning rate", HERE),
-    61: ("learning rate NaN", HERE),
-    62: ("infinite learning rate", HERE),
-    63: ("learning rate too large", HERE),
-    64: ("text as a number", HERE),
-    65: ("layer of 0 units", HERE),
-    66: ("layer of -1 or 2.5 units", HERE),
-    67: ("no hidden layer", HERE),
-    68: ("layer of 10^12 units", HERE),
-    69: ("unknown activation, loss, optimiser, initialiser", HERE),
-    70: ("coefficients out of their range", HERE),
-    71: ("seed 'x', -1", HERE),
-    72: ("a share that leaves no rows", HERE),
-    73: ("predict before fit", "estimators/test_bad_input.py::test_nothing_without_fit"),
-    74: ("predict with another width", HERE),
-    75: ("predict without rows", HERE),
-    76: ("predict with NaN", HERE),
-    77: ("predict one row as 1-D", HERE),
-    78: ("array after a data frame", "estimators/test_bad_input.py::test_data_frames"),
-    79: ("sample_weight of another length, or all zero", HERE),
-    80: ("negative sample_weight", HERE),
-    81: (
-        "warm_start with other layers",
-        "estimators/test_bad_input.py::test_warm_start_with_other_layers",
+    "tensor that requires a gradient": (
+        "training/test_fit.py::test_a_requires_grad_tensor_is_detached"
     ),
-    82: ("unknown argument", HERE),
-    83: ("arrays of two libraries", HERE),
-    84: ("arrays on two devices of a library", HERE),
-    85: ("predict elsewhere than fit", HERE),
-    86: (
-        "tensor that requires a gradient",
-        "training/test_fit.py::test_a_requires_grad_tensor_is_detached",
-    ),
-    87: ("64 bits where JAX would drop half of them", HERE),
-    88: (
-        "no GPU",
+    "no GPU": (
         "backend/test_registry.py::test_torch_without_cuda_says_so "
-        "backend/test_registry.py::test_cupy_installed_without_a_driver",
+        "backend/test_registry.py::test_cupy_installed_without_a_driver"
     ),
-    89: (
-        "memory of a device runs out",
-        "backend/test_memory.py::test_a_device_without_memory_says_so",
-    ),
-    90: (
-        "Ctrl-C",
+    "memory of a device runs out": "backend/test_memory.py::test_a_device_without_memory_says_so",
+    "Ctrl-C": (
         "training/test_fit.py::test_ctrl_c_stops_cleanly_and_keeps_the_best_model_so_far "
-        "training/test_recovery.py::test_a_run_that_is_stopped_from_outside_goes_on_to_the_same_bits",
+        "training/test_recovery.py::test_a_run_that_is_stopped_from_outside_goes_on_to_the_same_bits"
     ),
-    91: (
-        "exception in a callback",
-        "training/test_recovery.py::test_an_exception_in_a_callback_loses_nothing",
+    "exception in a callback": (
+        "training/test_recovery.py::test_an_exception_in_a_callback_loses_nothing"
     ),
-    92: (
-        "NaN in the middle of training",
-        "training/test_recovery.py::test_divergence_is_told_everywhere",
+    "NaN in the middle of training": (
+        "training/test_recovery.py::test_divergence_is_told_everywhere"
     ),
-    93: (
-        "disk full at a checkpoint",
+    "disk full at a checkpoint": (
         "persistence/test_container.py::test_disk_full_at_any_byte "
-        "training/test_recovery.py::test_a_full_disk_does_not_stop_the_training",
+        "training/test_recovery.py::test_a_full_disk_does_not_stop_the_training"
     ),
-    94: (
-        "two processes on one directory",
+    "two processes on one directory": (
         "persistence/test_checkpoints.py::test_a_second_process_is_refused_until_the_first_is_gone "
-        "training/test_recovery.py::test_two_runs_on_one_directory",
+        "training/test_recovery.py::test_two_runs_on_one_directory"
     ),
-    95: (
-        "truncated, empty, foreign files",
+    "truncated, empty, foreign files": (
         "persistence/test_container.py::test_every_truncation "
-        "persistence/test_container.py::test_foreign_and_hostile_files_are_refused",
+        "persistence/test_container.py::test_foreign_and_hostile_files_are_refused"
     ),
-    96: ("a flipped bit", "persistence/test_container.py::test_every_single_bit_flip"),
-    97: (
-        "a pickle as a checkpoint",
-        "persistence/test_container.py::test_foreign_and_hostile_files_are_refused",
+    "a flipped bit": "persistence/test_container.py::test_every_single_bit_flip",
+    "a pickle as a checkpoint": (
+        "persistence/test_container.py::test_foreign_and_hostile_files_are_refused"
     ),
-    98: (
-        "a newer version",
-        "persistence/test_container.py::test_foreign_and_hostile_files_are_refused",
+    "a newer version": "persistence/test_container.py::test_foreign_and_hostile_files_are_refused",
+    "a checkpoint of another network": "training/test_recovery.py::test_another_run_is_refused",
+    "a checkpoint with NaN": (
+        "persistence/test_container.py::test_numbers_that_are_not_finite_are_refused_unless_allowed"
     ),
-    99: (
-        "a checkpoint of another network",
-        "training/test_recovery.py::test_another_run_is_refused",
-    ),
-    100: (
-        "a checkpoint with NaN",
-        "persistence/test_container.py::test_numbers_that_are_not_finite_are_refused_unless_allowed",
-    ),
-    101: (
-        "links, directories, read-only places",
+    "links, directories, read-only places": (
         "persistence/test_container.py::test_a_link_stays_a_link "
         "persistence/test_container.py::test_paths_that_are_no_files "
         "persistence/test_container.py::test_a_directory_that_may_not_be_written "
-        "persistence/test_checkpoints.py::test_places_where_no_directory_can_be",
+        "persistence/test_checkpoints.py::test_places_where_no_directory_can_be"
     ),
-    102: (
-        "hostile names of data sets",
+    "hostile names of data sets": (
         "cli/test_cli.py::test_bad_arguments_of_train "
-        "tables/test_datasets.py::test_names_of_nothing",
+        "tables/test_datasets.py::test_names_of_nothing"
     ),
-    103: (
-        "unknown options",
+    "unknown options": (
         "cli/test_cli.py::test_bad_arguments_of_train "
-        "cli/test_cli.py::test_bad_arguments_of_the_rest",
+        "cli/test_cli.py::test_bad_arguments_of_the_rest"
     ),
-    104: (
-        ".npy of objects, of impossible shapes",
+    ".npy of objects, of impossible shapes": (
         "tables/test_datasets.py::test_a_npy_that_is_wrong "
-        "tables/test_datasets.py::test_objects_are_never_unpickled",
+        "tables/test_datasets.py::test_objects_are_never_unpickled"
     ),
-    105: (".npz that inflates", "tables/test_datasets.py::test_npz_bomb"),
-    106: (
-        "ragged or empty CSV, text cells",
+    ".npz that inflates": "tables/test_datasets.py::test_npz_bomb",
+    "ragged or empty CSV, text cells": (
         "tables/test_datasets.py::test_a_csv_that_is_wrong_says_where "
-        "cli/test_cli.py::test_bad_tables",
+        "cli/test_cli.py::test_bad_tables"
     ),
-    107: (
-        "a file that shrinks while it is mapped",
-        "not applicable: the system ends such a process",
+    "pickled to other processes": "estimators/test_follows_x.py::test_joblib_with_two_processes",
+    "NaN in the data of one process": (
+        "processes/test_faults.py::test_mpi processes/test_faults.py::test_torch"
     ),
-    108: ("NaN in the data of one rank", ONE_PROCESS),
-    109: ("ranks that disagree", ONE_PROCESS),
-    110: ("fewer rows than ranks", ONE_PROCESS),
-    111: (
-        "pickled to other processes",
-        "estimators/test_follows_x.py::test_joblib_with_two_processes",
+    "processes that disagree": (
+        "processes/test_faults.py::test_mpi processes/test_faults.py::test_torch"
     ),
-    112: ("prediction in two threads", HERE),
-    113: ("numpy.seterr(all='raise')", HERE),
 }
-"""Of each row: the input, and where it is tested."""
+"""Bad input of another kind, and the tests of it."""
+
 
 Report = Callable[[str, list[str]], None]
 BAD = "a bad argument of a function, of `fit` or of a model"
 """The row of the table in ``docs/reliability.md``."""
-
-COVERED: set[int] = set()
-"""The rows of the tests here that are not in the tables."""
-
-
-def covers(*rows: int) -> Callable[[Any], Any]:
-    """Note that a test is that of these rows."""
-    COVERED.update(rows)
-    return lambda test: test
-
 
 RNG = np.random.default_rng(5)
 N = 12
@@ -260,7 +137,7 @@ def put(array: Any, where: Any, value: Any) -> Any:
 class Bad(NamedTuple):
     """One bad argument, and the error it has to lead to."""
 
-    row: int
+    what: str
     argument: str
     value: Any
     error: type[Exception]
@@ -274,74 +151,99 @@ class Bad(NamedTuple):
 FILL = "fill or drop them first"
 NUMBERS = "convert it to numbers first"
 ARRAYS = [
-    Bad(1, "X", put(X, (2, 1), np.nan), ValueError,
+    Bad("X has NaN", "X", put(X, (2, 1), np.nan), ValueError,
         rf"X contains NaN: 1 value.*row 2, column 1; {FILL}", on_device=True),
-    Bad(2, "X", put(X, (3, 0), np.inf), ValueError,
+    Bad("X has infinities", "X", put(X, (3, 0), np.inf), ValueError,
         rf"X contains infinity: 1 value.*row 3, column 0; {FILL}", on_device=True),
-    Bad(2, "X", put(X, (3, 0), -np.inf), ValueError, "X contains infinity", on_device=True),
-    Bad(3, "y", put(Y["real"], 4, np.nan), ValueError, rf"y contains NaN.*row 4.*{FILL}",
+    Bad("X has infinities", "X", put(X, (3, 0), -np.inf), ValueError,
+        "X contains infinity", on_device=True),
+    Bad("real targets that are not finite", "y", put(Y["real"], 4, np.nan), ValueError,
+        rf"y contains NaN.*row 4.*{FILL}",
         on_device=True),
-    Bad(3, "y", put(Y["real"], 4, np.inf), ValueError, rf"y contains infinity.*row 4.*{FILL}",
+    Bad("real targets that are not finite", "y", put(Y["real"], 4, np.inf), ValueError,
+        rf"y contains infinity.*row 4.*{FILL}",
         on_device=True),
-    Bad(4, "y", put(Y["class"].astype(float), 1, np.nan), ValueError,
+    Bad("class labels with NaN", "y", put(Y["class"].astype(float), 1, np.nan), ValueError,
         rf"y contains NaN.*row 1.*{FILL}", "class", True),
-    Bad(5, "X", X[:, 0], ValueError, r"2D array, got 1D.*got \(12,\).*reshape\(-1, 1\)",
+    Bad("X is 1-D", "X", X[:, 0], ValueError, r"2D array, got 1D.*got \(12,\).*reshape\(-1, 1\)",
         on_device=True),
-    Bad(6, "X", 3.0, ValueError, r"X must be 2-D, of shape \(rows, features\); got \(\)"),
-    Bad(7, "X", X.reshape(N, 3, 1), ValueError, r"X must be 2-D.*got \(12, 3, 1\)", on_device=True),
-    Bad(8, "X", X[:0], ValueError, r"X has 0 row\(s\); at least 1 needed", on_device=True),
-    Bad(9, "X", X[:, :0], ValueError, r"X has no columns", on_device=True),
-    Bad(11, "y", Y["real"][:5], ValueError, r"y has 5 row\(s\), but X has 12", on_device=True),
-    Bad(11, "y", Y["class"][:5], ValueError, r"y has 5 row\(s\), but X has 12", "class", True),
-    Bad(12, "y", None, ValueError, "y is None; an array of numbers is needed"),
-    Bad(13, "y", Y["class"][:, None], ValueError,
+    Bad("X is a number", "X", 3.0, ValueError,
+        r"X must be 2-D, of shape \(rows, features\); got \(\)"),
+    Bad("X is 3-D", "X", X.reshape(N, 3, 1), ValueError,
+        r"X must be 2-D.*got \(12, 3, 1\)", on_device=True),
+    Bad("X has no rows", "X", X[:0], ValueError,
+        r"X has 0 row\(s\); at least 1 needed", on_device=True),
+    Bad("X has no columns", "X", X[:, :0], ValueError, r"X has no columns", on_device=True),
+    Bad("X and y of different lengths", "y", Y["real"][:5], ValueError,
+        r"y has 5 row\(s\), but X has 12", on_device=True),
+    Bad("X and y of different lengths", "y", Y["class"][:5], ValueError,
+        r"y has 5 row\(s\), but X has 12", "class", True),
+    Bad("y is None", "y", None, ValueError, "y is None; an array of numbers is needed"),
+    Bad("y is a column", "y", Y["class"][:, None], ValueError,
         r"y has the shape \(12, 1\).*needs class labels \(12,\) or \(12, 3\)", "class", True),
-    Bad(14, "y", Y["real"].reshape(N, 1, 1), ValueError,
+    Bad("y is 3-D", "y", Y["real"].reshape(N, 1, 1), ValueError,
         r"y must have the shape \(12,\) or \(12, 1\); got \(12, 1, 1\)", on_device=True),
-    Bad(15, "y", Y["class"] + 0.5, ValueError,
+    Bad("fractions as class labels", "y", Y["class"] + 0.5, ValueError,
         r"y must hold class labels 0 \.\. 2, got the fraction.*regression loss", "class", True),
-    Bad(17, "y", Y["class"].astype(str), ValueError, rf"y holds text.*{NUMBERS}"),
-    Bad(19, "y", np.array([1, "a"] * 6, object), ValueError,
+    Bad("text labels", "y", Y["class"].astype(str), ValueError, rf"y holds text.*{NUMBERS}"),
+    Bad("labels of text and numbers", "y", np.array([1, "a"] * 6, object), ValueError,
         "y mixes labels of the types int, text; use one type for all", "class"),
-    Bad(20, "y", [0, None] * 6, ValueError, rf"y has missing labels \(None\); {FILL}", "class"),
-    Bad(20, "y", [0, None] * 6, ValueError, rf"y has missing values \(None\); {FILL}"),
-    Bad(21, "y", put(Y["class"], 7, 3), ValueError,
+    Bad("None among the labels", "y", [0, None] * 6, ValueError,
+        rf"y has missing labels \(None\); {FILL}", "class"),
+    Bad("None among the labels", "y", [0, None] * 6, ValueError,
+        rf"y has missing values \(None\); {FILL}"),
+    Bad("a label beyond the classes", "y", put(Y["class"], 7, 3), ValueError,
         r"y must hold class labels 0 \.\. 2 for a network with 3 outputs, got 3 at row 7", "class",
         True),
-    Bad(22, "y", put(Y["class"], 7, -1), ValueError, r"y must hold class labels.*got -1 at row 7",
+    Bad("a negative label", "y", put(Y["class"], 7, -1), ValueError,
+        r"y must hold class labels.*got -1 at row 7",
         "class", True),
-    Bad(27, "X", [[1.0, 2.0, 3.0], [1.0]], ValueError, r"X cannot be made a regular array.*one length"),
-    Bad(34, "X", X + 1j, ValueError, "Complex data not supported: .*X has the dtype",
+    Bad("ragged lists", "X", [[1.0, 2.0, 3.0], [1.0]], ValueError,
+        r"X cannot be made a regular array.*one length"),
+    Bad("complex X", "X", X + 1j, ValueError, "Complex data not supported: .*X has the dtype",
         on_device=True),
-    Bad(34, "y", Y["real"] + 1j, ValueError, "Complex data not supported: .*y has the dtype",
+    Bad("complex X", "y", Y["real"] + 1j, ValueError,
+        "Complex data not supported: .*y has the dtype",
         on_device=True),
-    Bad(36, "X", np.array([[object()] * 3] * N), TypeError,
+    Bad("objects that are no numbers", "X", np.array([[object()] * 3] * N), TypeError,
         r"X holds Python objects \(object\) that are not numbers .*; pass an array"),
-    Bad(36, "X", [["a"] * 3] * N, ValueError, rf"X holds text.*{NUMBERS}"),
-    Bad(37, "X", X.astype(str), ValueError, rf"X holds text.*{NUMBERS}"),
-    Bad(37, "X", X.astype(str).astype(object), ValueError, rf"X holds text such as .*{NUMBERS}"),
-    Bad(38, "X", np.zeros((N, 3), "datetime64[s]"), TypeError,
+    Bad("objects that are no numbers", "X", [["a"] * 3] * N, ValueError,
+        rf"X holds text.*{NUMBERS}"),
+    Bad("digits as text", "X", X.astype(str), ValueError, rf"X holds text.*{NUMBERS}"),
+    Bad("digits as text", "X", X.astype(str).astype(object), ValueError,
+        rf"X holds text such as .*{NUMBERS}"),
+    Bad("dates", "X", np.zeros((N, 3), "datetime64[s]"), TypeError,
         rf"X has the dtype datetime64.*{NUMBERS}"),
-    Bad(39, "X", np.zeros(N, [("a", "f4")]), TypeError, rf"X has the dtype .*{NUMBERS}"),
-    Bad(40, "X", np.ma.masked_array(X, X > 1), ValueError, rf"X has masked values; {FILL}"),
-    Bad(41, "y", scipy.sparse.csr_matrix(X), TypeError, r"y is a sparse matrix.*call its toarray\(\)"),
-    Bad(41, "y", scipy.sparse.coo_array(X), TypeError, r"y is a sparse matrix.*call its toarray\(\)"),
-    Bad(42, "X", np.asmatrix(X), TypeError, r"X is a numpy\.matrix; pass it through numpy\.asarray"),
-    Bad(53, "X", put(X.astype(float), (1, 1), 1e300), ValueError,
+    Bad("structured array", "X", np.zeros(N, [("a", "f4")]), TypeError,
+        rf"X has the dtype .*{NUMBERS}"),
+    Bad("masked array", "X", np.ma.masked_array(X, X > 1), ValueError,
+        rf"X has masked values; {FILL}"),
+    Bad("sparse matrix", "y", scipy.sparse.csr_matrix(X), TypeError,
+        r"y is a sparse matrix.*call its toarray\(\)"),
+    Bad("sparse matrix", "y", scipy.sparse.coo_array(X), TypeError,
+        r"y is a sparse matrix.*call its toarray\(\)"),
+    Bad("numpy.matrix", "X", np.asmatrix(X), TypeError,
+        r"X is a numpy\.matrix; pass it through numpy\.asarray"),
+    Bad("X too large for the dtype", "X", put(X.astype(float), (1, 1), 1e300), ValueError,
         r"X has values too large for float32 \(up to 1e\+300\); scale it, or ask for dtype='float64'",
         on_device=True),
-    Bad(54, "y", put(Y["real"], 3, 1e300), ValueError, "y has values too large for float32",
+    Bad("y near the largest number", "y", put(Y["real"], 3, 1e300), ValueError,
+        "y has values too large for float32",
         on_device=True),
-    Bad(74, "X", X[:, :2], ValueError, "X has 2 features, but the network expects 3", on_device=True),
-    Bad(79, "sample_weight", W[:5], ValueError,
+    Bad("predict with another width", "X", X[:, :2], ValueError,
+        "X has 2 features, but the network expects 3", on_device=True),
+    Bad("sample_weight", "sample_weight", W[:5], ValueError,
         r"sample_weight must have the shape \(12,\), one per row of X; got \(5,\)", on_device=True),
-    Bad(79, "sample_weight", W[:, None], ValueError, r"sample_weight must have the shape \(12,\)",
+    Bad("sample_weight", "sample_weight", W[:, None], ValueError,
+        r"sample_weight must have the shape \(12,\)",
         on_device=True),
-    Bad(79, "sample_weight", 0 * W, ValueError, "sample_weight is zero for every row", on_device=True),
-    Bad(79, "sample_weight", put(W, 2, np.nan), ValueError,
+    Bad("sample_weight", "sample_weight", 0 * W, ValueError,
+        "sample_weight is zero for every row", on_device=True),
+    Bad("sample_weight", "sample_weight", put(W, 2, np.nan), ValueError,
         rf"sample_weight contains NaN.*row 2.*{FILL}", on_device=True),
-    Bad(79, "sample_weight", ["a"] * N, ValueError, rf"sample_weight holds text.*{NUMBERS}"),
-    Bad(80, "sample_weight", put(W, 2, -1), ValueError,
+    Bad("sample_weight", "sample_weight", ["a"] * N, ValueError,
+        rf"sample_weight holds text.*{NUMBERS}"),
+    Bad("negative sample_weight", "sample_weight", put(W, 2, -1), ValueError,
         "sample_weight has a negative value, -1 at row 2", on_device=True),
 ]  # fmt: skip
 
@@ -406,15 +308,14 @@ def refused(bad: Bad, level: str, spec: str, value: Any) -> None:
 def everywhere(bads: list[Bad], levels: Any) -> pytest.MarkDecorator:
     """Each at each level that takes such an argument."""
     pairs = [
-        pytest.param(bad, level, id=f"{bad.row}-{bad.argument}-{i}-{level}")
-        for i, bad in enumerate(bads)
+        pytest.param(bad, level, id=f"{bad.what}-{level}")
+        for bad in bads
         for level in levels
         if bad.argument == "X" or level not in ONLY_X
     ]
     return pytest.mark.parametrize(("bad", "level"), pairs)
 
 
-@covers(75, 76, 77)  # as rows 8, 1 and 5, at the level of Model.predict
 @everywhere(ARRAYS, LEVELS)
 def test_bad_arrays(bad: Bad, level: str, report: Report) -> None:
     refused(bad, level, "numpy", bad.value)
@@ -506,31 +407,31 @@ def test_checking_costs_at_most_one_read_of_the_device(
 # -------------------------------------------------------------------------------- good input
 
 
-def unusual() -> dict[str, tuple[int, Any, Any]]:
-    """Row of the catalogue, X as it is handed in, and the same numbers as plain float32."""
+def unusual() -> dict[str, tuple[Any, Any]]:
+    """X as it is handed in, and the same numbers as plain float32."""
     whole = np.round(3 * X)
     bytes_ = np.abs(whole)
     many = np.broadcast_to(X[:1], X.shape)
     read_only = X.copy()
     read_only.flags.writeable = False
     return {
-        "list": (26, X.tolist(), X),
-        "int64": (28, whole.astype("int64"), whole),
-        "uint8": (30, bytes_.astype("uint8"), bytes_),
-        "bool": (31, X > 0, (X > 0).astype("float32")),
-        "float16": (32, X.astype("float16"), X.astype("float16").astype("float32")),
-        "longdouble": (33, X.astype("longdouble"), X),
-        "object": (35, X.astype(object), X),
-        "nothing masked": (40, np.ma.masked_array(X, np.zeros_like(X, bool)), X),
-        "Fortran": (45, np.asfortranarray(X), X),
-        "transposed": (45, np.ascontiguousarray(X.T).T, X),
-        "reversed": (46, np.ascontiguousarray(X[::-1, ::-1])[::-1, ::-1], X),
-        "strided": (46, np.repeat(X, 2, axis=1)[:, ::2], X),
-        "broadcast": (47, many, many.copy()),
-        "read-only": (48, read_only, X),
-        "big-endian": (50, X.astype(">f4"), X),
-        "constant": (55, np.ones_like(X), np.ones_like(X)),
-        "denormal": (55, np.full_like(X, 1e-40), np.full_like(X, 1e-40)),
+        "list": (X.tolist(), X),
+        "int64": (whole.astype("int64"), whole),
+        "uint8": (bytes_.astype("uint8"), bytes_),
+        "bool": (X > 0, (X > 0).astype("float32")),
+        "float16": (X.astype("float16"), X.astype("float16").astype("float32")),
+        "longdouble": (X.astype("longdouble"), X),
+        "object": (X.astype(object), X),
+        "nothing masked": (np.ma.masked_array(X, np.zeros_like(X, bool)), X),
+        "Fortran": (np.asfortranarray(X), X),
+        "transposed": (np.ascontiguousarray(X.T).T, X),
+        "reversed": (np.ascontiguousarray(X[::-1, ::-1])[::-1, ::-1], X),
+        "strided": (np.repeat(X, 2, axis=1)[:, ::2], X),
+        "broadcast": (many, many.copy()),
+        "read-only": (read_only, X),
+        "big-endian": (X.astype(">f4"), X),
+        "constant": (np.ones_like(X), np.ones_like(X)),
+        "denormal": (np.full_like(X, 1e-40), np.full_like(X, 1e-40)),
     }
 
 
@@ -539,7 +440,7 @@ def unusual() -> dict[str, tuple[int, Any, Any]]:
 def test_unusual_arrays_are_taken_as_their_numbers(
     what: str, spec: str, usable: Callable[[str], Backend]
 ) -> None:
-    _, given, plain = unusual()[what]
+    given, plain = unusual()[what]
     backend, before = usable(spec), contents(given)
     net, model = NETS["real"], model_on(spec, "real")
     results = []
@@ -563,7 +464,6 @@ def test_unusual_arrays_are_taken_as_their_numbers(
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
 
 
-@covers(51)
 def test_a_memory_map_is_read_and_not_changed(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     before = (tmp_path / "x.npy").read_bytes()
@@ -574,7 +474,6 @@ def test_a_memory_map_is_read_and_not_changed(tmp_path: Path) -> None:
     assert (tmp_path / "x.npy").read_bytes() == before
 
 
-@covers(49)
 @pytest.mark.parametrize("spec", ["torch", "jax", "strict", "numpy"])
 def test_nothing_is_shared_with_the_user(spec: str, usable: Callable[[str], Backend]) -> None:
     """What the user changes after the call shows nowhere, and the other way round."""
@@ -596,13 +495,11 @@ def test_nothing_is_shared_with_the_user(spec: str, usable: Callable[[str], Back
     assert all((backend.to_numpy(p) < 1e8).all() for p in leaves(model.params))
 
 
-@covers(10)
 def test_one_row_trains() -> None:
     model = portable_bp.fit(NETS["real"], X[:1], [0.5], epochs=300, learning_rate=0.05)
     assert model.predict(X[:1])[0] == pytest.approx(0.5, abs=1e-3)
 
 
-@covers(13)
 def test_a_column_is_a_vector() -> None:
     column = portable_bp.fit(NETS["real"], X, Y["real"][:, None], epochs=2)
     vector = portable_bp.fit(NETS["real"], X, Y["real"], epochs=2)
@@ -610,7 +507,6 @@ def test_a_column_is_a_vector() -> None:
         np.testing.assert_array_equal(p, q)
 
 
-@covers(16, 18, 23)
 def test_labels_of_any_integer_type() -> None:
     """One class only; booleans; more classes than the label's type has bits."""
     two = MLP([3, 4, 2], loss="softmax_cross_entropy")
@@ -628,7 +524,6 @@ def test_labels_of_any_integer_type() -> None:
         np.testing.assert_array_equal(small.forward(X), large.forward(X))
 
 
-@covers(29)
 @pytest.mark.parametrize("spec", ["numpy", "torch", "jax", "strict"])
 def test_integers_that_are_rounded_are_told(spec: str, usable: Callable[[str], Backend]) -> None:
     """And they arrive as what they are, not as their lowest 32 bits."""
@@ -645,7 +540,6 @@ def test_integers_that_are_rounded_are_told(spec: str, usable: Callable[[str], B
                             learning_rate=1e-30, optimizer="sgd")  # fmt: skip
 
 
-@covers(56)
 def test_a_batch_beyond_the_rows_is_all_of_them() -> None:
     """Silently, since the default of 128 is beyond the rows of many a small data set."""
     large = portable_bp.fit(NETS["real"], X, Y["real"], batch_size=10**9, epochs=2)
@@ -654,14 +548,12 @@ def test_a_batch_beyond_the_rows_is_all_of_them() -> None:
         np.testing.assert_array_equal(p, q)
 
 
-@covers(67)
 def test_no_hidden_layer_is_linear() -> None:
     net = MLP([3, 1])
     model = portable_bp.fit(net, X, X @ [1.0, -2.0, 0.5] + 3, epochs=800, learning_rate=0.05)
     np.testing.assert_allclose(model.params[0][0][:, 0], [1, -2, 0.5], atol=1e-3)
 
 
-@covers(112)
 def test_prediction_in_two_threads() -> None:
     model = portable_bp.fit(NETS["real"], X, Y["real"], epochs=1)
     wanted, found = model.predict(X), []
@@ -678,7 +570,6 @@ def test_prediction_in_two_threads() -> None:
     assert all(np.array_equal(f, wanted) for f in found)
 
 
-@covers(113)
 @pytest.mark.parametrize("spec", ["numpy", "strict"])
 def test_the_users_seterr_stops_nothing(spec: str, usable: Callable[[str], Backend]) -> None:
     """Large and tiny numbers on the way are no errors."""
@@ -698,64 +589,64 @@ def test_the_users_seterr_stops_nothing(spec: str, usable: Callable[[str], Backe
 
 NUMBER = "must be a number in"
 OPTIONS = [
-    (57, {"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-    (57, {"batch_size": -1}, ValueError, "batch_size must be at least 1, got -1"),
-    (57, {"batch_size": 2.5}, TypeError, "batch_size must be an integer, got 2.5"),
-    (58, {"batch_size": True}, TypeError, "batch_size must be an integer, got True"),
-    (59, {"learning_rate": 0}, ValueError, rf"learning_rate {NUMBER} \(0, inf\), got 0"),
-    (60, {"learning_rate": -0.1}, ValueError, rf"learning_rate {NUMBER} \(0, inf\), got -0.1"),
-    (61, {"learning_rate": np.nan}, ValueError, rf"learning_rate {NUMBER}.*got nan"),
-    (62, {"learning_rate": np.inf}, ValueError, rf"learning_rate {NUMBER}.*got inf"),
-    (64, {"learning_rate": "0.1"}, TypeError, r"learning_rate must be a positive number.*got '0\.1'"),
-    (64, {"batch_size": "8"}, TypeError, "batch_size must be an integer, got '8'"),
-    (64, {"clip_norm": "1"}, TypeError, "clip_norm must be a number, got '1'"),
-    (64, {"epochs": "3"}, TypeError, "epochs must be an integer, got '3'"),
-    (69, {"optimizer": "adamm"}, ValueError, "optimizer must be one of adagrad.*got 'adamm'"),
-    (69, {"optimizer": None}, ValueError, "optimizer must be one of adagrad.*got None"),
-    (69, {"optimizer": optimizers.Adam}, ValueError, "optimizer must be one of.*or an Optimizer"),
-    (69, {"backend": "cuppy"}, BackendError, "unknown backend 'cuppy'; did you mean 'cupy'"),
-    (70, {"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
-    (70, {"validation": 1.0}, ValueError, rf"validation {NUMBER} \(0, 1\), got 1.0"),
-    (70, {"validation": X}, TypeError, r"validation must be a share.*\(X, y\).*got array"),
-    (70, {"validation": (X,)}, ValueError, r"validation must be a share, \(X, y\).*got 1 entries"),
-    (70, {"clip_norm": -1}, ValueError, rf"clip_norm {NUMBER} \(0, inf\), got -1"),
-    (70, {"clip_value": 0}, ValueError, rf"clip_value {NUMBER} \(0, inf\), got 0"),
-    (70, {"max_time": -1}, ValueError, rf"max_time {NUMBER} \(0, inf\), got -1"),
-    (70, {"early_stopping": 0}, ValueError, "patience must be at least 1, got 0"),
-    (70, {"early_stopping": "yes"}, TypeError, "early_stopping must be an EarlyStopping.*got 'yes'"),
-    (70, {"early_stopping": portable_bp.EarlyStopping(3, "loos")}, ValueError,
+    ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+    ({"batch_size": -1}, ValueError, "batch_size must be at least 1, got -1"),
+    ({"batch_size": 2.5}, TypeError, "batch_size must be an integer, got 2.5"),
+    ({"batch_size": True}, TypeError, "batch_size must be an integer, got True"),
+    ({"learning_rate": 0}, ValueError, rf"learning_rate {NUMBER} \(0, inf\), got 0"),
+    ({"learning_rate": -0.1}, ValueError, rf"learning_rate {NUMBER} \(0, inf\), got -0.1"),
+    ({"learning_rate": np.nan}, ValueError, rf"learning_rate {NUMBER}.*got nan"),
+    ({"learning_rate": np.inf}, ValueError, rf"learning_rate {NUMBER}.*got inf"),
+    ({"learning_rate": "0.1"}, TypeError, r"learning_rate must be a positive number.*got '0\.1'"),
+    ({"batch_size": "8"}, TypeError, "batch_size must be an integer, got '8'"),
+    ({"clip_norm": "1"}, TypeError, "clip_norm must be a number, got '1'"),
+    ({"epochs": "3"}, TypeError, "epochs must be an integer, got '3'"),
+    ({"optimizer": "adamm"}, ValueError, "optimizer must be one of adagrad.*got 'adamm'"),
+    ({"optimizer": None}, ValueError, "optimizer must be one of adagrad.*got None"),
+    ({"optimizer": optimizers.Adam}, ValueError, "optimizer must be one of.*or an Optimizer"),
+    ({"backend": "cuppy"}, BackendError, "unknown backend 'cuppy'; did you mean 'cupy'"),
+    ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+    ({"validation": 1.0}, ValueError, rf"validation {NUMBER} \(0, 1\), got 1.0"),
+    ({"validation": X}, TypeError, r"validation must be a share.*\(X, y\).*got array"),
+    ({"validation": (X,)}, ValueError, r"validation must be a share, \(X, y\).*got 1 entries"),
+    ({"clip_norm": -1}, ValueError, rf"clip_norm {NUMBER} \(0, inf\), got -1"),
+    ({"clip_value": 0}, ValueError, rf"clip_value {NUMBER} \(0, inf\), got 0"),
+    ({"max_time": -1}, ValueError, rf"max_time {NUMBER} \(0, inf\), got -1"),
+    ({"early_stopping": 0}, ValueError, "patience must be at least 1, got 0"),
+    ({"early_stopping": "yes"}, TypeError, "early_stopping must be an EarlyStopping.*got 'yes'"),
+    ({"early_stopping": portable_bp.EarlyStopping(3, "loos")}, ValueError,
      "monitor must be one of loss, learning_rate; got 'loos'"),
-    (70, {"early_stopping": 3, "report_loss": False}, ValueError, "monitor must be one of"),
-    (70, {"learning_rate": schedules.ReduceOnPlateau(), "report_loss": False}, ValueError,
+    ({"early_stopping": 3, "report_loss": False}, ValueError, "monitor must be one of"),
+    ({"learning_rate": schedules.ReduceOnPlateau(), "report_loss": False}, ValueError,
      "ReduceOnPlateau needs validation data, or report_loss=True"),
-    (70, {"dtype": "float16"}, ValueError, "dtype must be 'float32' or 'float64', got 'float16'"),
-    (70, {"shuffle": "False"}, TypeError, "shuffle must be True or False, got 'False'"),
-    (70, {"compile": 1}, TypeError, "compile must be True or False, got 1"),
-    (70, {"progress": "x"}, TypeError, "progress must be True or False, got 'x'"),
-    (70, {"report_loss": None}, TypeError, "report_loss must be True or False, got None"),
-    (70, {"callbacks": None}, TypeError, "callbacks must be a sequence of functions, got None"),
-    (70, {"callbacks": print}, TypeError, r"callbacks must be a sequence of functions; pass \["),
-    (70, {"callbacks": [5]}, TypeError, "callbacks must be functions of an EpochEnd, got 5"),
-    (70, {"checkpoint": 5}, TypeError, "checkpoint must be the path of a directory, got 5"),
-    (70, {"checkpoint_keep": 0}, ValueError, "checkpoint_keep must be at least 1, got 0"),
-    (70, {"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1, got 0"),
-    (70, {"checkpoint_every": 5}, ValueError, "resume and checkpoint_every need checkpoint"),
-    (70, {"params": 5}, TypeError, r"params must be a pair \(W, b\) for each layer, got 5"),
-    (70, {"params": ()}, ValueError, r"params has the shapes \[\], but MLP.*net\.init\(\)"),
-    (70, {"params": (([[1.0]], [1.0]),)}, ValueError, r"params has the shapes .*needs \[\(\(3, 4\)"),
-    (70, {"params": ((np.ones((3, 4)), np.full(4, np.nan)), (np.ones((4, 1)), [1.0]))}, ValueError,
+    ({"dtype": "float16"}, ValueError, "dtype must be 'float32' or 'float64', got 'float16'"),
+    ({"shuffle": "False"}, TypeError, "shuffle must be True or False, got 'False'"),
+    ({"compile": 1}, TypeError, "compile must be True or False, got 1"),
+    ({"progress": "x"}, TypeError, "progress must be True or False, got 'x'"),
+    ({"report_loss": None}, TypeError, "report_loss must be True or False, got None"),
+    ({"callbacks": None}, TypeError, "callbacks must be a sequence of functions, got None"),
+    ({"callbacks": print}, TypeError, r"callbacks must be a sequence of functions; pass \["),
+    ({"callbacks": [5]}, TypeError, "callbacks must be functions of an EpochEnd, got 5"),
+    ({"checkpoint": 5}, TypeError, "checkpoint must be the path of a directory, got 5"),
+    ({"checkpoint_keep": 0}, ValueError, "checkpoint_keep must be at least 1, got 0"),
+    ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1, got 0"),
+    ({"checkpoint_every": 5}, ValueError, "resume and checkpoint_every need checkpoint"),
+    ({"params": 5}, TypeError, r"params must be a pair \(W, b\) for each layer, got 5"),
+    ({"params": ()}, ValueError, r"params has the shapes \[\], but MLP.*net\.init\(\)"),
+    ({"params": (([[1.0]], [1.0]),)}, ValueError, r"params has the shapes .*needs \[\(\(3, 4\)"),
+    ({"params": ((np.ones((3, 4)), np.full(4, np.nan)), (np.ones((4, 1)), [1.0]))}, ValueError,
      r"b\[0\] of params contains NaN"),
-    (71, {"seed": "x"}, TypeError, "seed must be an integer, got 'x'"),
-    (71, {"seed": -1}, ValueError, r"seed must be in \[0, 2\*\*64\), got -1"),
-    (71, {"seed": 2**64}, ValueError, r"seed must be in \[0, 2\*\*64\)"),
-    (72, {"validation": 0.99}, ValueError, r"validation=0.99 of 12 row\(s\) leaves none to train on"),
-    (82, {"learning_rat": 0.1}, TypeError, "learning_rat"),
+    ({"seed": "x"}, TypeError, "seed must be an integer, got 'x'"),
+    ({"seed": -1}, ValueError, r"seed must be in \[0, 2\*\*64\), got -1"),
+    ({"seed": 2**64}, ValueError, r"seed must be in \[0, 2\*\*64\)"),
+    ({"validation": 0.99}, ValueError, r"validation=0.99 of 12 row\(s\) leaves none to train on"),
+    ({"learning_rat": 0.1}, TypeError, "learning_rat"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("options", "error", "says"),
-    [pytest.param(*rest, id=f"{row}-{next(iter(rest[0]))}") for row, *rest in OPTIONS],
+    [pytest.param(*row, id=",".join(row[0])) for row in OPTIONS],
 )
 def test_bad_options(
     options: dict[str, Any], error: type[Exception], says: str, report: Report
@@ -767,59 +658,57 @@ def test_bad_options(
 
 
 MADE = [
-    (65, lambda: MLP([3, 0, 1]), ValueError, r"sizes\[1\] must be at least 1, got 0"),
-    (66, lambda: MLP([3, -1, 1]), ValueError, r"sizes\[1\] must be at least 1, got -1"),
-    (66, lambda: MLP([3, 2.5, 1]), TypeError, r"sizes\[1\] must be an integer, got 2.5"),
-    (66, lambda: MLP([3]), ValueError, r"sizes needs at least inputs and outputs, got \[3\]"),
-    (66, lambda: MLP(5), TypeError, "sizes must be a sequence of integers.*got 5"),
-    (66, lambda: MLP("abc"), TypeError, "sizes must be a sequence of integers.*got 'abc'"),
-    (69, lambda: MLP([3, 4, 1], "relo"), ValueError, "hidden must be one of elu.*got 'relo'"),
-    (69, lambda: MLP([3, 4, 1], None), ValueError, "hidden must be one of elu.*got None"),
-    (69, lambda: MLP([3, 4, 1], ["relu"] * 2), ValueError, "hidden has 2 entries.*1 hidden layer"),
-    (69, lambda: MLP([3, 1], loss="mse"), ValueError, "loss must be one of absolute.*got 'mse'"),
-    (69, lambda: MLP([3, 1], output="soft"), ValueError, "output must be one of elu.*got 'soft'"),
-    (69, lambda: MLP([3, 1], initializer="he"), ValueError, "initializer must be one of auto.*got 'he'"),
-    (69, lambda: MLP([3, 1], initializer=5), TypeError, r"initializer must be a pair \(W, b\)"),
-    (69, lambda: portable_bp.Activation(5), TypeError, r"f must be a function f\(z, xp\).*got 5"),
-    (69, lambda: portable_bp.Activation(abs), TypeError, "needs df"),
-    (69, lambda: portable_bp.Loss(abs, 5), TypeError, "gradient must be a function.*got 5"),
-    (69, lambda: portable_bp.Loss(abs, abs, target="x"), ValueError, "target must be one of real"),
-    (69, lambda: portable_bp.Loss(abs, abs, output="x"), ValueError, "output must be one of"),
-    (69, lambda: MLP([3, 1], loss="softmax_cross_entropy"), ValueError, "one output per class"),
-    (70, lambda: MLP([3, 1], l2=-1), ValueError, rf"l2 {NUMBER} \[0, inf\), got -1"),
-    (70, lambda: MLP([3, 1], l1="0"), TypeError, "l1 must be a number, got '0'"),
-    (70, lambda: MLP([3, 4, 1], dropout=1.0), ValueError, rf"dropout {NUMBER} \[0, 1\), got 1.0"),
-    (70, lambda: MLP([3, 4, 1], dropout=[0.1] * 2), ValueError, "dropout has 2 entries"),
-    (70, lambda: optimizers.Momentum(1.5), ValueError, rf"mu {NUMBER} \[0, 1\), got 1.5"),
-    (70, lambda: optimizers.Adam(beta1=1), ValueError, rf"beta1 {NUMBER} \[0, 1\), got 1"),
-    (70, lambda: optimizers.RMSprop(eps=0), ValueError, rf"eps {NUMBER} \(0, inf\), got 0"),
-    (70, lambda: optimizers.AdamW(weight_decay=-1), ValueError,
+    (lambda: MLP([3, 0, 1]), ValueError, r"sizes\[1\] must be at least 1, got 0"),
+    (lambda: MLP([3, -1, 1]), ValueError, r"sizes\[1\] must be at least 1, got -1"),
+    (lambda: MLP([3, 2.5, 1]), TypeError, r"sizes\[1\] must be an integer, got 2.5"),
+    (lambda: MLP([3]), ValueError, r"sizes needs at least inputs and outputs, got \[3\]"),
+    (lambda: MLP(5), TypeError, "sizes must be a sequence of integers.*got 5"),
+    (lambda: MLP("abc"), TypeError, "sizes must be a sequence of integers.*got 'abc'"),
+    (lambda: MLP([3, 4, 1], "relo"), ValueError, "hidden must be one of elu.*got 'relo'"),
+    (lambda: MLP([3, 4, 1], None), ValueError, "hidden must be one of elu.*got None"),
+    (lambda: MLP([3, 4, 1], ["relu"] * 2), ValueError, "hidden has 2 entries.*1 hidden layer"),
+    (lambda: MLP([3, 1], loss="mse"), ValueError, "loss must be one of absolute.*got 'mse'"),
+    (lambda: MLP([3, 1], output="soft"), ValueError, "output must be one of elu.*got 'soft'"),
+    (lambda: MLP([3, 1], initializer="he"), ValueError, "initializer must be one of auto.*got 'he'"),
+    (lambda: MLP([3, 1], initializer=5), TypeError, r"initializer must be a pair \(W, b\)"),
+    (lambda: portable_bp.Activation(5), TypeError, r"f must be a function f\(z, xp\).*got 5"),
+    (lambda: portable_bp.Activation(abs), TypeError, "needs df"),
+    (lambda: portable_bp.Loss(abs, 5), TypeError, "gradient must be a function.*got 5"),
+    (lambda: portable_bp.Loss(abs, abs, target="x"), ValueError, "target must be one of real"),
+    (lambda: portable_bp.Loss(abs, abs, output="x"), ValueError, "output must be one of"),
+    (lambda: MLP([3, 1], loss="softmax_cross_entropy"), ValueError, "one output per class"),
+    (lambda: MLP([3, 1], l2=-1), ValueError, rf"l2 {NUMBER} \[0, inf\), got -1"),
+    (lambda: MLP([3, 1], l1="0"), TypeError, "l1 must be a number, got '0'"),
+    (lambda: MLP([3, 4, 1], dropout=1.0), ValueError, rf"dropout {NUMBER} \[0, 1\), got 1.0"),
+    (lambda: MLP([3, 4, 1], dropout=[0.1] * 2), ValueError, "dropout has 2 entries"),
+    (lambda: optimizers.Momentum(1.5), ValueError, rf"mu {NUMBER} \[0, 1\), got 1.5"),
+    (lambda: optimizers.Adam(beta1=1), ValueError, rf"beta1 {NUMBER} \[0, 1\), got 1"),
+    (lambda: optimizers.RMSprop(eps=0), ValueError, rf"eps {NUMBER} \(0, inf\), got 0"),
+    (lambda: optimizers.AdamW(weight_decay=-1), ValueError,
      rf"weight_decay {NUMBER} \[0, inf\), got -1"),
-    (70, lambda: schedules.Cosine(-1), ValueError, rf"learning_rate {NUMBER} \(0, inf\), got -1"),
-    (70, lambda: schedules.StepDecay(1, step_size=0), ValueError, "step_size must be at least 1, got 0"),
-    (70, lambda: schedules.LinearWarmup(1, 2.5), TypeError, "warmup must be an integer, got 2.5"),
-    (70, lambda: schedules.Exponential(1, np.nan), ValueError, rf"gamma {NUMBER}.*got nan"),
-    (70, lambda: schedules.ReduceOnPlateau(1, factor=2), ValueError, rf"factor {NUMBER} \(0, 1\)"),
-    (70, lambda: schedules.OneCycle(1, pct_start=1), ValueError, rf"pct_start {NUMBER} \(0, 1\), got 1"),
-    (70, lambda: losses.huber(0), ValueError, rf"delta {NUMBER} \(0, inf\), got 0"),
-    (70, lambda: losses.quantile("a"), TypeError, "q must be a number, got 'a'"),
-    (70, lambda: activations.leaky_relu("a"), TypeError, "slope must be a number, got 'a'"),
-    (70, lambda: portable_bp.EarlyStopping(3, min_delta=-1), ValueError, f"min_delta {NUMBER}"),
-    (68, lambda: MLP([3, 10**12, 1]).init(), OutOfMemoryError,
+    (lambda: schedules.Cosine(-1), ValueError, rf"learning_rate {NUMBER} \(0, inf\), got -1"),
+    (lambda: schedules.StepDecay(1, step_size=0), ValueError, "step_size must be at least 1, got 0"),
+    (lambda: schedules.LinearWarmup(1, 2.5), TypeError, "warmup must be an integer, got 2.5"),
+    (lambda: schedules.Exponential(1, np.nan), ValueError, rf"gamma {NUMBER}.*got nan"),
+    (lambda: schedules.ReduceOnPlateau(1, factor=2), ValueError, rf"factor {NUMBER} \(0, 1\)"),
+    (lambda: schedules.OneCycle(1, pct_start=1), ValueError, rf"pct_start {NUMBER} \(0, 1\), got 1"),
+    (lambda: losses.huber(0), ValueError, rf"delta {NUMBER} \(0, inf\), got 0"),
+    (lambda: losses.quantile("a"), TypeError, "q must be a number, got 'a'"),
+    (lambda: activations.leaky_relu("a"), TypeError, "slope must be a number, got 'a'"),
+    (lambda: portable_bp.EarlyStopping(3, min_delta=-1), ValueError, f"min_delta {NUMBER}"),
+    (lambda: MLP([3, 10**12, 1]).init(), OutOfMemoryError,
      "5,000,000,000,001 parameters.*needs 40,000,000,000,008 bytes.*use smaller layers"),
-    (68, lambda: portable_bp.fit(MLP([3, 10**12, 1]), X, Y["real"]), OutOfMemoryError,
+    (lambda: portable_bp.fit(MLP([3, 10**12, 1]), X, Y["real"]), OutOfMemoryError,
      "needs 40,000,000,000,008 bytes"),
-    (70, lambda: portable_bp.fit("net", X, Y["real"]), TypeError, "net must be a portable_bp.MLP"),
-    (70, lambda: NETS["real"].forward(5, X), TypeError, r"params must be a pair \(W, b\).*got 5"),
-    (70, lambda: NETS["real"].forward([[X.astype(int)[:3], X[0]]], X), ValueError, "params has the"),
-    (70, lambda: MLP([3, 3]).forward([(np.eye(3, dtype=int), X[0])], X), ValueError,
+    (lambda: portable_bp.fit("net", X, Y["real"]), TypeError, "net must be a portable_bp.MLP"),
+    (lambda: NETS["real"].forward(5, X), TypeError, r"params must be a pair \(W, b\).*got 5"),
+    (lambda: NETS["real"].forward([[X.astype(int)[:3], X[0]]], X), ValueError, "params has the"),
+    (lambda: MLP([3, 3]).forward([(np.eye(3, dtype=int), X[0])], X), ValueError,
      "params must be all float32 or all float64, got float32, int64"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "says"), [pytest.param(*rest, id=f"{row}") for row, *rest in MADE]
-)
+@pytest.mark.parametrize(("make", "error", "says"), [pytest.param(*row, id=row[2]) for row in MADE])
 def test_what_cannot_be_made(
     make: Callable[[], Any], error: type[Exception], says: str, report: Report
 ) -> None:
@@ -840,7 +729,6 @@ def test_every_optimizer_and_schedule_checks_its_coefficients() -> None:
 # ----------------------------------------------------------------------------------- devices
 
 
-@covers(83, 84, 85)
 def test_arrays_of_two_places_are_refused(usable: Callable[[str], Backend]) -> None:
     """NumPy's belong to no place and go along."""
     torch, jax, strict, other = (
@@ -874,7 +762,6 @@ def test_sparse_tensors_are_refused() -> None:
             portable_bp.fit(NETS["real"], value, Y["real"])
 
 
-@covers(87)
 def test_jax_without_64_bits_says_so() -> None:
     with jax_64_bits(False):
         with pytest.raises(TypeError, match=r"float64.*jax_enable_x64.*or ask for"):
@@ -886,7 +773,6 @@ def test_jax_without_64_bits_says_so() -> None:
 # -------------------------------------------------------------------------------- divergence
 
 
-@covers(52, 54, 63)
 @pytest.mark.parametrize(
     ("features", "targets", "options", "says"),
     [
@@ -913,17 +799,8 @@ def functions_of(path: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_row_of_the_catalogue_has_its_place() -> None:
-    assert sorted(ROWS) == list(range(1, 114))
-    tables = [
-        [b.row for b in ARRAYS],
-        *([r for r, *_ in t] for t in (OPTIONS, MADE, unusual().values())),
-    ]
-    covered = COVERED.union(*tables)
-    for row, (what, places) in ROWS.items():
-        if places == HERE:
-            assert row in covered, (row, what)
-        elif not places.startswith("not applicable: "):
-            for place in places.split():
-                file, _, test = place.partition("::")
-                assert test in functions_of(Path(__file__).parents[1] / file), (row, what, place)
+@pytest.mark.parametrize("what", ELSEWHERE)
+def test_what_is_tested_elsewhere_is_there(what: str) -> None:
+    for place in ELSEWHERE[what].split():
+        file, _, test = place.partition("::")
+        assert test in functions_of(Path(__file__).parents[1] / file), place
