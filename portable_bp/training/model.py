@@ -223,8 +223,6 @@ class Model(ModelDisplays):
         X = self._admitted(X)
         if isinstance(X, Described):
             return self._guarded(X, lambda: self._judged(X, y, sample_weight))
-        if y is None:
-            raise TypeError("y is missing: only a source has its targets itself")
 
         def evaluated() -> tuple[float, float]:
             with self.backend.scope():

@@ -51,8 +51,6 @@ class PreparedRows(NamedTuple):
 def learn(spec: NetSpec, X: Any, y: Any) -> NetSpec:
     """``spec`` with the labels and the names of features that stand in these rows."""
     if not is_source(X):
-        if y is None:
-            raise TypeError("fit needs y, unless X is a source: see portable_bp.sources")
         return examples.learn(spec, X, y)
     if y is not None:
         raise TypeError("y must be left out for a source, which has its targets itself")

@@ -389,7 +389,7 @@ def test_values_are_looked_at_when_they_are_read_for_the_first_time(
     [
         (lambda: trained(blocky(), batch_size=None), ValueError, "batch_size=None takes all 503 rows"),
         (lambda: trained(blocky(), Y), TypeError, "y must be left out for a source"),
-        (lambda: trained(X), TypeError, "fit needs y, unless X is a source"),
+        (lambda: trained(X), ValueError, "y is None; an array of numbers is needed"),
         (lambda: trained(blocky(x=X[:, :3])), ValueError, "3 features, but the network expects 5"),
         (lambda: trained(blocky(y=np.eye(4)[Y])), ValueError, r"network with 3 output\(s\) needs"),
         (lambda: trained(blocky(y=np.zeros((N, 0)))), ValueError, "source has no target"),
