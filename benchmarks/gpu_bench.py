@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.candidates import Ours, Training, ours
+from benchmarks.candidates import GemmFloor, Ours, Training, ours
 from benchmarks.cases import Case, HostArray, distance, reference
 from benchmarks.peers import JaxScan, _sequential
 from benchmarks.race import Entry, ratio
@@ -271,6 +271,16 @@ def candidates(spec: str) -> dict[str, Make]:
             "torch 16-step graphs": TorchModuleGraphs,
         }
     return {"ours jax": ours("jax:gpu"), "jax scan": JaxScanHere}
+
+
+def on_cpu() -> dict[str, Make]:
+    """The processor of the machine that the GPU is in: ours, a module of PyTorch's, the products."""
+    found: dict[str, Make] = {"ours numpy": ours("numpy"), "floor": GemmFloor}
+    if "torch" in available_backends():
+        host: dict[str, Any] = {"device": "cpu", "of_adam": {}}
+        found["ours torch"] = ours("torch")
+        found["torch eager"] = type("OnCpu", (TorchModule,), host)
+    return found
 
 
 def rehearsal(spec: str = "numpy") -> dict[str, Make]:

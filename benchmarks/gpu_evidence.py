@@ -36,7 +36,7 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")
 from benchmarks import gpu_bench, tables
 from benchmarks.cases import Case
 from benchmarks.gpu_record import DEVICES, PATH, Record, report, sources
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, machine
 from portable_bp import Backend, available_backends, get_backend
 from portable_bp.backend.registry import GROUP, adapters
 from portable_bp.mlp import MLP
@@ -46,7 +46,10 @@ from portable_bp.testing.report import library_versions
 
 PARTS = ("device", "tests", "suite", "bench")
 
-LIMITS = {"device": 120, "tests": 240, "suite": 240, "bench": 240}
+WHEN_ASKED = ("cpu",)
+"""Parts that ``--part`` alone runs: the processor of this machine."""
+
+LIMITS = {"device": 120, "tests": 240, "suite": 240, "bench": 240, "cpu": 240}
 """Seconds that a part may take on one backend."""
 
 LIBRARIES = (
@@ -235,9 +238,8 @@ def tests(spec: str, dry: bool, emulated: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def bench(spec: str, dry: bool, rounds: int) -> Iterator[dict[str, Any]]:
-    """An entry for each network, with the candidates of one library."""
-    makers = gpu_bench.rehearsal(spec) if dry else gpu_bench.candidates(spec)
+def bench(makers: dict[str, gpu_bench.Make], dry: bool, rounds: int) -> Iterator[dict[str, Any]]:
+    """An entry for each network, with these candidates."""
     cases = (Case((8, 16, 2), 32, 256),) if dry else gpu_bench.CASES
     for case in cases:
         entry = gpu_bench.compare(case, makers, 1 if dry else rounds, 0.001 if dry else 0.05)
@@ -261,9 +263,12 @@ def job(part: str, spec: str, chosen: argparse.Namespace) -> None:
             grown.append(summary)
             write({"suite": grown}, chosen.output)
     else:
-        for entry in bench(spec, dry, chosen.rounds):
+        name, makers = "timings", gpu_bench.rehearsal if dry else gpu_bench.candidates
+        if part == "cpu":
+            name, makers = "cpu", lambda _: gpu_bench.on_cpu()
+        for entry in bench(makers(spec), dry, chosen.rounds):
             grown.append(entry)
-            write({"timings": grown}, chosen.output)
+            write({name: grown}, chosen.output)
 
 
 # --- the record -----------------------------------------------------------------------------------
@@ -275,6 +280,7 @@ def started(path: Path, cards: list[tuple[str, str]]) -> Record:
         "gpu": cards[0][0] if cards else None,
         "driver": cards[0][1] if cards else None,
         "devices": len(cards),
+        "cores": machine()["cores"],
         "versions": versions(),
         "sources": sources(),
     }
@@ -309,6 +315,8 @@ def merged(record: Record, found: Record) -> Record:
         kept = [entry for entry in out.get(part, []) if entry["backend"] not in names]
         if part in found:
             out[part] = kept + found[part]
+    if "cpu" in found:
+        out["cpu"] = found["cpu"]
     for entry in found.get("timings", []):
         entries = {e["name"]: e for e in out.get("timings", [])}
         before = entries.get(entry["name"], entry)
@@ -339,14 +347,17 @@ def attempt(part: str, spec: str, chosen: argparse.Namespace, limit: float) -> t
 def jobs(specs: Iterable[str], parts: Iterable[str]) -> list[tuple[str, str]]:
     """Parts on backends, CuPy first; what compiles for minutes comes last."""
     ordered = [s for name in DEVICES.values() for s in specs if s == name] or list(specs)
-    found = [(part, spec) for spec in ordered for part in parts]
+    found = [(part, spec) for spec in ordered for part in parts if part in PARTS]
     late = [("bench", f"{s}+inductor") for s in ordered if s.startswith("torch:cuda")]
-    return found + (late if "bench" in parts else [])
+    of_host = [(part, "numpy") for part in parts if part in WHEN_ASKED]
+    return found + (late if "bench" in parts else []) + of_host
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_evidence", description=__doc__)
-    parser.add_argument("--part", choices=PARTS, action="append", help="only this (repeatable)")
+    parser.add_argument(
+        "--part", choices=(*PARTS, *WHEN_ASKED), action="append", help="only this (repeatable)"
+    )
     parser.add_argument("--rounds", type=int, default=gpu_bench.ROUNDS, help="of each timing")
     parser.add_argument(
         "--seconds", type=float, default=570, help="for all; call again for the rest"

@@ -150,6 +150,9 @@ def report(record: Record) -> str:
         ]  # fmt: skip
         head = ("target", "network", "at most", "found", "")
         parts.append(tables.Table(head, rows).markdown())
+    if "cpu" in record:
+        parts.append(f"The processor of that machine, {record['cores']} cores:")
+        parts.append(tables.speeds(record["cpu"]).markdown())
     return "\n\n".join(parts)
 
 

@@ -64,6 +64,7 @@ def test_the_tables_of_a_record(record):
         ("ours cupy", "ours cupy, eager"): True,
         ("ours cupy", "torch eager"): False,
         ("ours cupy", "torch graph"): True,
+        ("ours cupy", "torch 16-step graphs"): None,
     }
     record["suite"][0]["agrees"] = False
     assert "DISAGREES" in gpu_record.devices(record)
@@ -243,3 +244,18 @@ def test_peers_in_graphs_train_as_the_module_does(peer):
     np.testing.assert_allclose(*losses, rtol=1e-4)
     for a, b in zip(leaves(module.params()), leaves(graphs.params()), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_processor_is_timed_when_asked_and_once():
+    both = ["cupy:0", "torch:cuda:0"]
+    assert gpu_evidence.jobs(both, ["cpu"]) == [("cpu", "numpy")]
+    assert gpu_evidence.jobs(both, ["device", "cpu"])[-1] == ("cpu", "numpy")
+    assert "cpu" not in [part for part, _ in gpu_evidence.jobs(both, gpu_evidence.PARTS)]
+
+
+def test_what_the_processor_took_is_shown_with_its_cores(record):
+    makers = {"ours numpy": gpu_bench.on_cpu()["ours numpy"]}
+    entry = gpu_bench.compare(Case((8, 16, 2), 32, 256), makers, rounds=1, seconds=0.0)
+    grown = gpu_evidence.merged({**record, "cores": 16}, {"cpu": [entry]})
+    assert grown["timings"] == record["timings"]
+    assert "The processor of that machine, 16 cores:\n\n" in gpu_record.report(grown)
