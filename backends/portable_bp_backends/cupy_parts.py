@@ -163,6 +163,7 @@ class Parts:
         s, inside = self._product(a, W), self._inside
         if activation.name == "softmax":
             return self._softmax(s, b)
+        assert activation.df is not None  # element-wise, as every other that is ours
 
         def biased(s: Any, b: Any) -> Any:
             z = s + b

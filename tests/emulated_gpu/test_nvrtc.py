@@ -15,6 +15,7 @@ from portable_bp.equations.activations import ACTIVATIONS
 from portable_bp.equations.losses import LOSSES
 from portable_bp.training.step import StepPlan, make_step
 from portable_bp_backends.cupy_backend import CupyBackend
+from portable_bp_backends.cupy_graph import _scatter
 from portable_bp_backends.cupy_persistent.runner import OPTIONS, _xp
 from portable_bp_backends.cupy_persistent.source import kernel
 from portable_bp_backends.numpy_plan.trace import trace_step
@@ -116,6 +117,14 @@ def texts_of_parts(names, dtype):
 def test_parts_compile_and_stay_in_their_dtype(library):
     for text in texts_of_parts(("relu", "softmax", "softmax_cross_entropy"), "float32"):
         assert ".f64" not in ptx(library, text, 90)
+
+
+def test_the_kernel_that_writes_the_losses_compiles(library):
+    rows, losses = cupy.arange(16), [cupy.zeros(1, "float32") for _ in range(16)]
+    _scatter(16)(rows, *losses, cupy.zeros(16, "float32"), size=16)
+    (text,) = (t for t in nvrtc.texts.values() if "portable_bp_scatter_16(" in t)
+    for architecture in ARCHITECTURES:
+        assert ".f64" not in ptx(library, text, architecture)
 
 
 @pytest.mark.slow
