@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import cupy
 import numpy as np
@@ -247,6 +248,14 @@ def test_running_out_of_memory_is_told_and_the_next_run_is_right(backend):
     with device.exhausted(0), pytest.raises(portable_bp.OutOfMemoryError, match="cupy:0"):
         fit(backend)
     assert [a.tobytes() for a in weights(fit(backend))] == [b.tobytes() for b in want]
+
+
+def test_another_device_and_threads_at_the_same_time(backend, runners):
+    want = [a.tobytes() for a in weights(fit(backend))]
+    assert [a.tobytes() for a in weights(fit(CupyBackend(1)))] == want
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(lambda _: weights(fit(backend)), range(4)):
+            assert [a.tobytes() for a in found] == want
 
 
 # --- what is not run so

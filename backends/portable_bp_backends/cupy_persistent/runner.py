@@ -70,8 +70,10 @@ def suits(step: Step, state: Tree) -> bool:
 
 
 def _shared_bytes(cupy: Any) -> int:
-    bytes_of_block: int = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
-    return bytes_of_block
+    runtime = cupy.cuda.runtime
+    attribute = runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin
+    most: int = runtime.deviceGetAttribute(attribute, runtime.getDevice())
+    return most
 
 
 def _sizes(order: HostArray) -> HostArray:
