@@ -319,7 +319,8 @@ def _treatment(found: Survey, column: Column | None) -> Treatment:
         words.append(_category_words(column))
     else:
         if column.kind == "date":
-            words.append(f"the time, and {len(column.periods)} cycles")
+            cycles = len(column.periods)
+            words.append(f"the time, and {cycles} cycle{'s' * (cycles != 1)}")
         if column.is_marked:
             words.append(f"missing: median {column.fill:g}, marked")
     return Treatment(found.name, found.kind, share, "; ".join(words) or "as it is")

@@ -336,6 +336,65 @@ def test_models_of_every_version_load_and_mean_the_same(version):
     assert len(model.history["loss"]) == 40
 
 
+def test_a_golden_model_of_an_untidy_table_means_the_same():
+    """Its columns turned into numbers here, by hand."""
+    golden = runpy.run_path(str(GOLDEN / "make_golden.py"))
+    table, path = golden["untidy_table"](), GOLDEN / "columns-v1.safetensors"
+    arrays, metadata = container.read(path)
+    cells = table.columns
+    missing = np.asarray([cell is None for cell in cells["price"]])
+    price = np.asarray([3.4 if c is None else float(c.replace(",", ".")) for c in cells["price"]])
+    towns = np.stack([cells["town"] == town for town in ("Bern", "Ōsaka", None)], axis=1)
+    seconds = cells["day"].astype("M8[s]").astype(float)
+    angle = seconds * (2 * np.pi / (365.2425 * 86400 / 12))
+    x = np.column_stack(
+        [price, missing, towns, cells["open"] == "yes", seconds, np.sin(angle), np.cos(angle)]
+    )
+    z = (x - arrays["feature_mean"]) / arrays["feature_scale"] @ arrays["W1"] + arrays["b1"]
+    o = np.maximum(z, 0) @ arrays["W2"] + arrays["b2"]
+    shares = np.exp(o) / np.exp(o).sum(axis=1, keepdims=True)
+    model = tabular.load(path)
+    np.testing.assert_allclose(model.probabilities(table), shares, rtol=1e-3, atol=1e-6)
+    assert np.mean(np.asarray(model.predict(table)) == cells["kind"]) > 0.9
+    assert [column["kind"] for column in metadata["columns"]] == [
+        "number", "category", "boolean", "date",
+    ]  # fmt: skip
+
+
+def column(i, **entries):
+    def change(arrays, metadata):
+        metadata["columns"][i].update(entries)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (column(0, fill=float("nan")), r"fill'\] must be a finite number"),
+        (column(0, notation="roman"), r"notation'\] must be one of"),
+        (column(0, is_marked=1), r"is_marked'\] must be one of"),
+        (column(0, is_marked=False), "the columns have 8 inputs, and 9 features are named"),
+        (column(0, kind="text"), r"kind'\] must be one of"),
+        (column(0, kind="category"), "lacks 'features', 'values'"),
+        (column(0, name="town"), "a column comes twice"),
+        (column(0, name="kind"), "a column comes twice"),
+        (column(0, code="import os"), "has an unknown key 'code'"),
+        (column(1, values=["Bern", "Bern"]), "a value comes twice"),
+        (column(1, values=["Bern"]), "array 'codes1' must be float64 of shape"),
+        (column(3, periods=[0.0]), "must be a number from 1e-06"),
+        (array_of("codes1", np.zeros((4, 3), np.float32)), "array 'codes1' must be float64"),
+        (array_of("codes0", np.zeros((4, 3))), "'codes0'.* unknown"),
+    ],
+)
+def test_columns_with_a_right_checksum_and_wrong_contents(change, words, tmp_path):
+    arrays, metadata = container.read(GOLDEN / "columns-v1.safetensors")
+    change(arrays, metadata)
+    container.write(tmp_path / "m", arrays, metadata)
+    with pytest.raises(CheckpointError, match=f"m: contents: .*{words}"):
+        tabular.load(tmp_path / "m")
+
+
 def test_float64_is_not_narrowed_where_jax_has_none(tmp_path, usable):
 
     trained(dtype="float64").save(tmp_path / "m")

@@ -155,7 +155,7 @@ TABLES: dict[str, Messy] = {
         {"weather": "target", "date": "date", "seen": "date", "wind": "number"},
         {"weather": [("sun", "rain")[i // 5 % 2] for i in range(ROWS)], "date": _dates("%Y-%m-%d"),
          "seen": _gaps(_dates("%d/%m/%Y 10:30"), "", 15), "wind": _measures(9)},
-        words=("day first", "cycles"),
+        words=("day first", "cycle"),
     ),
     "one bad cell": Messy(
         "y",
