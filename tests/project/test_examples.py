@@ -112,6 +112,16 @@ def export(out, folder):
     assert list(folder.iterdir()) == []
 
 
+def data_frame(out, folder):
+    kinds = dict(re.findall(r"^(\w+) +(text|number|category|date) ", out, re.MULTILINE))
+    assert kinds == {
+        "id": "text", "area": "number", "rooms": "number", "town": "category", "built": "date",
+    }  # fmt: skip
+    assert float(re.search(r"test accuracy (\S+)", out)[1]) > 0.8
+    assert "new rows: ['fast', 'slow']" in out
+    assert float(re.search(r"cross-validation (\S+)", out)[1]) > 0.8
+
+
 SHOWN = {
     "quickstart.py": (quickstart, []),
     "table.py": (table, []),
@@ -126,6 +136,7 @@ SHOWN = {
     "moving_models.py": (moving_models, []),
     "optuna_pruning.py": (optuna_pruning, []),
     "export.py": (export, []),
+    "data_frame.py": (data_frame, []),
 }
 
 
