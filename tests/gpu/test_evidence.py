@@ -88,7 +88,8 @@ def test_without_a_gpu_nothing_is_written(tmp_path, capsys, monkeypatch):
 
 def test_parts_are_put_together_while_gpu_and_code_stay(tmp_path, record):
     path, cards = tmp_path / "gpu.json", [("Some GPU", "1")]
-    gpu_evidence.write({**record, "versions": gpu_evidence.versions()}, path)
+    cores = gpu_evidence.machine()["cores"]
+    gpu_evidence.write({**record, "versions": gpu_evidence.versions(), "cores": cores}, path)
     assert gpu_evidence.started(path, cards)["suite"] == record["suite"]
     assert "suite" not in gpu_evidence.started(path, [("Another GPU", "1")])
     other = json.loads(path.read_text())
