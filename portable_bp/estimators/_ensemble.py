@@ -18,6 +18,7 @@ from portable_bp._typing import HostArray
 from portable_bp.estimators import _input
 from portable_bp.estimators._base import BaseMLP
 from portable_bp.estimators._classifier import MLPClassifier
+from portable_bp.estimators._moving import check_home
 from portable_bp.estimators._place import home_of
 from portable_bp.estimators._regressor import MLPRegressor
 from portable_bp.estimators._together import Fit, fit_together
@@ -77,9 +78,10 @@ class _Ensemble(BaseEstimator):
             self._score_oob(X, y, np.stack(weights) == 0)
         return self
 
-    def _mean(self, method: str, X: Any) -> Any:
-        """The mean of what a method of the members gives, where X lives."""
+    def _mean(self, method: str, X: Any, called: str) -> Any:
+        """The mean of what a method of the members gives, where X lives; ``called``: what the user asked."""
         check_is_fitted(self)
+        check_home(self, home_of(self.estimators_[0].coefs_[0]), home_of(X), called)
         outputs = [getattr(member, method)(X) for member in self.estimators_]
         with home_of(outputs[0]).scope():
             return reduce(operator.add, outputs) / len(outputs)
@@ -195,7 +197,7 @@ class MLPEnsembleClassifier(ClassifierMixin, _Ensemble):
         p : array of shape (n_samples, n_classes)
             In the library and on the device of X.
         """
-        return self._mean("predict_proba", X)
+        return self._mean("predict_proba", X, "predict_proba")
 
     def predict(self, X: Any) -> Any:
         """The class of the highest mean probability.
@@ -209,7 +211,7 @@ class MLPEnsembleClassifier(ClassifierMixin, _Ensemble):
         y : array of shape (n_samples,) or (n_samples, n_labels)
             In the library and on the device of X; labels that are text come in NumPy.
         """
-        p = self.predict_proba(X)
+        p = self._mean("predict_proba", X, "predict")
         return self.estimators_[0].from_probabilities(p)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -328,7 +330,7 @@ class MLPEnsembleRegressor(RegressorMixin, _Ensemble):
         std : array of the same shape
             The standard deviation over the networks, with ``return_std``.
         """
-        mean = self._mean("predict", X)
+        mean = self._mean("predict", X, "predict")
         if not return_std:
             return mean
         home = home_of(mean)

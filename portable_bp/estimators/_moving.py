@@ -99,10 +99,14 @@ class Movable(BaseEstimator):
         self, X: Any, there: Backend, method: str, home: Backend | None = None, what: str = "X"
     ) -> None:
         home = home_of(self.coefs_[0]) if home is None else home
-        if there.spec == home.spec:
-            return
+        check_home(self, home, there, method, what)
+
+
+def check_home(est: Any, home: Backend, there: Backend, method: str, what: str = "X") -> None:
+    """Raise unless what an estimator is handed lives where the estimator does."""
+    if there.spec != home.spec:
         raise ValueError(
-            f"Inputs passed to {type(self).__name__}.{method}() must use the same namespace and the "
+            f"Inputs passed to {type(est).__name__}.{method}() must use the same namespace and the "
             f"same device as those passed to fit(): the model is on {home.spec}, {what} on "
             f"{there.spec}. Move {what}, or the model: estimator.to({there.spec!r})"
         )

@@ -17,8 +17,8 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.metaestimators import _safe_split
-from sklearn.utils.validation import _check_method_params
+from sklearn.utils.metaestimators import _safe_split, available_if
+from sklearn.utils.validation import _check_method_params, indexable
 
 from portable_bp.estimators._together import Fit, fit_together
 
@@ -144,6 +144,36 @@ class MLPSearchCV(BaseSearchCV):
             self.best_estimator_.__class__ = type(original)
         return self
 
+    @available_if(lambda self: hasattr(self.estimator, "transform"))
+    def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
+        """``fit``, then ``transform`` of the best estimator.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The targets.
+        **params : dict
+            As ``fit`` takes them.
+
+        Returns
+        -------
+        array of shape (n_samples, units of the last hidden layer)
+            The hidden activations.
+        """
+        return self.fit(X, y, **params).transform(X)
+
+    def _get_scorers(self) -> Any:
+        fits = getattr(self, "_fits", None)
+        if fits is None:
+            return super()._get_scorers()
+        replayed, self.estimator = self.estimator, fits.original  # a scorer may keep it
+        try:
+            return super()._get_scorers()
+        finally:
+            self.estimator = replayed
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags = get_tags(self.estimator).transformer_tags
@@ -200,8 +230,8 @@ class _Fits:
     """The fits of a search: made side by side, before scikit-learn asks for them one by one."""
 
     def __init__(self, search: MLPSearchCV, X: Any, y: Any, params: Mapping[str, Any]) -> None:
-        self._search, self._X, self._y, self._params = search, X, y, params
-        self._original = search.estimator
+        self._search, self._params, self.original = search, params, search.estimator
+        self._X, self._y = indexable(X, y)
         self._ready: Iterator[Any] = iter(())
         self.seconds: list[float] = []
         self.cv: Any = None
@@ -234,9 +264,9 @@ class _Fits:
             splitter = search._checked_cv_orig
             splits = list(splitter.split(self._X, self._y, **routed.splitter.split))
             self.cv = check_cv(splits)
-        parts = [*_parts(self._original, self._X, self._y, self.cv.split(), routed.estimator.fit)]
+        parts = [*_parts(self.original, self._X, self._y, self.cv.split(), routed.estimator.fit)]
         fits = [
-            Fit(clone(self._original).set_params(**clone(candidate, safe=False)), *part)
+            Fit(clone(self.original).set_params(**clone(candidate, safe=False)), *part)
             for candidate, part in product(candidates, parts)
         ]
         errors = fit_together(fits)
@@ -297,6 +327,7 @@ def cross_val(
     >>> bool(cross_val(base, X, y, cv=3)["test_score"].mean() > 0.9)
     True
     """
+    X, y = indexable(X, y)
     splits = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups))
     scorer = check_scoring(estimator, scoring)
     params = {} if sample_weight is None else {"sample_weight": sample_weight}

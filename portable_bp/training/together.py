@@ -41,6 +41,7 @@ def train_together(jobs: Sequence[Job]) -> list[str]:
             continue
         for job in group.jobs:
             job.trainer.train()
+            job.trainer.release()
         if any(job.trainer.stopped == "interrupted" for job in group.jobs):
             for job in jobs:
                 job.trainer.stopped = job.trainer.stopped or "interrupted"
@@ -152,6 +153,10 @@ class _Batch:
                 if not self._in_a_step:
                     with suppress(NotFiniteError):
                         trainer.snapshot()
+
+        finally:
+            for job in self._group.jobs:
+                job.trainer.release()
 
     def _turn(self) -> None:
         live = [self._trainers[place] for place in self._live]

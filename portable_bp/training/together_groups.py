@@ -25,7 +25,7 @@ LARGEST = {"numpy": 3_000_000, "torch": 3_000_000, "jax": 3_000_000}
 """Multiplications of a forward pass from which on a batch is no quicker than one network after the
 other, on a processor: from there on the products fill it, and the caches hold one network's arrays."""
 
-FEWEST = {"numpy": 5_000, "torch": 1_000, "jax": 20_000}
+FEWEST = {"numpy": 5_000, "torch": 1_000, "jax": 5_000}
 """Steps of all networks together below which a compiled batch does not earn what it takes to compile
 it."""
 

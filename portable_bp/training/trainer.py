@@ -178,6 +178,10 @@ class Trainer:
         """Let somebody else run the steps, who has the present state: see :mod:`.together`."""
         self._made = runner
 
+    def release(self) -> None:
+        """Let go of what runs the steps, for the next run of an equal step."""
+        self._made = None
+
     @property
     def goes_on(self) -> bool:
         """Whether there is an epoch to run."""

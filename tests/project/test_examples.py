@@ -51,6 +51,12 @@ def vanishing_gradients(out, folder):
     assert min(relu) > 0.01
 
 
+def search(out, folder):
+    default, best = map(float, re.findall(r"cross-validation accuracy (\S+)", out))
+    assert best > default
+    assert float(re.search(r"test accuracy (\S+)", out)[1]) > 0.96
+
+
 def sklearn_pipeline(out, folder):
     assert "torch: 4 settings, 3 folds each" in out
     assert "predictions are torch.Tensor on cpu" in out
@@ -129,6 +135,7 @@ SHOWN = {
     "worked_example.py": (worked_example, []),
     "gpu_training.py": (gpu_training, ["--backend", "numpy", "--rows", "2000"]),
     "custom_activation.py": (custom_activation, []),
+    "search.py": (search, []),
     "sklearn_pipeline.py": (sklearn_pipeline, []),
     "vanishing_gradients.py": (vanishing_gradients, []),
     "learning_rate_schedules.py": (learning_rate_schedules, []),
