@@ -287,7 +287,7 @@ class TabularClassifier(ClassifierMixin, BaseTabular):
         What was done with each column.
     n_features_in_ : int
         The columns of X.
-    feature_names_in_ : array of shape (n_features_in_,)
+    feature_names_in_ : array of shape (columns of X,)
         Their names, where X was a data frame.
     n_iter_ : int
         Epochs that were run.
@@ -409,7 +409,7 @@ class TabularRegressor(RegressorMixin, BaseTabular):
         What was done with each column.
     n_features_in_ : int
         The columns of X.
-    feature_names_in_ : array of shape (n_features_in_,)
+    feature_names_in_ : array of shape (columns of X,)
         Their names, where X was a data frame.
     n_iter_ : int
         Epochs that were run.

@@ -19,9 +19,8 @@ class Source(Protocol):
 
     Any object with these five will do. It may have more, all of it optional:
 
-    ``target_shape`` (``()`` by default, one number a row; or ``(k,)``) and ``target_dtype``
-    (``"float64"``)
-        The form of y.
+    ``target_shape`` (a tuple) and ``target_dtype`` (a str)
+        The form of y: ``()``, one number a row, by default, or ``(k,)``; ``"float64"`` by default.
     ``feature_names`` (a tuple of str), ``classes`` (an array of str or bool)
         The names of the columns of X; the labels that the class numbers 0, 1, ... in y stand for.
     ``window_rows`` (an int)
@@ -57,10 +56,10 @@ class Source(Protocol):
         ----------
         block : int
             Its number.
-        out_x : array of shape (blocks[block], *row_shape)
-            Of the dtype ``dtype``.
-        out_y : array of shape (blocks[block], *target_shape)
-            Of the dtype ``target_dtype``.
+        out_x : array of shape (rows of the block, ...)
+            Of ``dtype``; each row of ``row_shape``.
+        out_y : array of shape (rows of the block, ...)
+            Of ``target_dtype``; each row of ``target_shape``.
         """
 
 
