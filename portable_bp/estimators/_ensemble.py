@@ -79,7 +79,7 @@ class _Ensemble(BaseEstimator):
         return self
 
     def _mean(self, method: str, X: Any, called: str) -> Any:
-        """The mean of what a method of the members gives, where X lives; ``called``: what the user asked."""
+        """The mean of what a method of the members gives, where X lives."""
         check_is_fitted(self)
         check_home(self, home_of(self.estimators_[0].coefs_[0]), home_of(X), called)
         outputs = [getattr(member, method)(X) for member in self.estimators_]
