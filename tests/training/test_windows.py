@@ -470,3 +470,57 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     window = 2**14 * width * 4
     assert json.loads(done.stdout) < window, f"the data have {rows * width * 4:,} bytes"
+
+
+def test_a_memory_map_whose_file_shrinks_is_an_error_and_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    monkeypatch.setattr(source_rows, "physical_memory", lambda: X.nbytes)
+    monkeypatch.setattr(source_rows, "WINDOW_BYTES", 2000)
+
+    def shrink(end: Any) -> None:
+        os.truncate(tmp_path / "x.npy", 128)
+
+    with pytest.raises(DataError, match=r"x\.npy ends after 128 bytes, in row 0 of 503"):
+        trained(mapped, Y, shuffle=False, callbacks=[shrink])
+    assert streams() == []
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+from portable_bp import MLP, OutOfMemoryError, fit, sources
+x, y, kind = sys.argv[1:]
+net, window = MLP([64, 32, 1]), 2**15
+settings = dict(epochs=1, batch_size=256, backend="numpy")
+fit(net, np.zeros((512, 64), np.float32), np.zeros(512), **settings)
+used = next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith("VmData"))
+room = 2 * window * 65 * 4 + 2**25  # two windows; the net, its steps and a thread
+resource.setrlimit(resource.RLIMIT_DATA, (used + room, used + room))
+try:
+    if kind == "source":
+        fit(net, sources.open(x, y, window_rows=window), validation=0.1, **settings)
+    else:
+        fit(net, np.load(x), np.load(y), **settings)
+    print("trained")
+except MemoryError:
+    print("out of memory")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+@pytest.mark.parametrize(("kind", "end"), [("source", "trained"), ("arrays", "out of memory")])
+def test_two_windows_and_the_net_are_all_that_a_source_takes(
+    kind: str, end: str, tmp_path: Path
+) -> None:
+    rows = 2**19
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (rows, 64)).flush()
+    np.save(tmp_path / "y.npy", np.zeros(rows, np.float32))
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "x.npy"), str(tmp_path / "y.npy"), kind],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.returncode) == (end, 0), done.stderr
