@@ -242,6 +242,7 @@ def candidates(spec: str) -> dict[str, Make]:
         from portable_bp_backends.cupy_backend import CupyBackend
 
         fused, rough = CupyBackend(0), CupyBackend(0, tf32=True)
+        bf16 = CupyBackend(0, bf16=True)
         graphs = CupyBackend(0, persistent=False)
         return {
             "ours cupy, eager": on(CupyBackend(0, fuse=False), compiled=False),
@@ -250,6 +251,7 @@ def candidates(spec: str) -> dict[str, Make]:
             "ours cupy, graphs": on(graphs),
             "ours cupy": on(fused),
             "ours cupy, TF32": on(rough, tolerated=ROUGH),
+            "ours cupy, bf16": on(bf16, tolerated=ROUGH),
             "floor": type("Floor", (GpuFloor,), {"backend": fused}),
             "floor, TF32": type("Floor", (GpuFloor,), {"backend": rough, "rough": True}),
         }

@@ -34,6 +34,9 @@ class CupyBackend(Backend):
     tf32 : bool
         Compute products of float32 matrices with factors rounded to 11 bits (TF32): faster on large
         networks, and less exact. ``fit(..., backend=CupyBackend(0, tf32=True))``.
+    bf16 : bool
+        The same with factors rounded to 8 bits (bfloat16). Weights, the optimiser's state, sums and
+        everything element-wise stay float32.
     fuse : bool
         Run each element-wise group of the equations as one kernel, and some parts of them in a form
         with fewer launches. With False each operation is a kernel of its own, as the equations are
@@ -51,13 +54,22 @@ class CupyBackend(Backend):
     oom_messages = ("cudaErrorMemoryAllocation", "ALLOC_FAILED")
 
     def __init__(
-        self, index: int, *, tf32: bool = False, fuse: bool = True, persistent: bool = True
+        self,
+        index: int,
+        *,
+        tf32: bool = False,
+        bf16: bool = False,
+        fuse: bool = True,
+        persistent: bool = True,
     ) -> None:
+        if tf32 and bf16:
+            raise ValueError("tf32 and bf16 round the same factors: choose one of them")
         import array_api_compat.cupy
         import cupy
         from cupyx.scipy.special import erfc
 
-        self._cupy, self._tf32, self._thread = cupy, tf32, threading.local()
+        self._cupy, self._thread = cupy, threading.local()
+        self._factors = "tf32" if tf32 else "bf16" if bf16 else "float32"
         self._persistent = persistent
         native: dict[str, Callable[..., Any]] = {"erfc": erfc}
         if fuse:
@@ -79,7 +91,7 @@ class CupyBackend(Backend):
 
     @cached_property
     def _gemm(self) -> Gemm:
-        return Gemm(self._tf32)  # on the device that is current where products are computed
+        return Gemm(self._factors)  # on the device that is current where products are computed
 
     def _matmul(self, a: Any, b: Any, /) -> Array:
         self._beside.ready(a)

@@ -22,7 +22,7 @@ WORKSPACE_BYTES = 32 * 2**20
 
 # cudaDataType, cublasComputeType, and the C type of alpha and beta.
 _TYPES = {"float32": (0, 68, c_float), "float64": (1, 70, c_double)}
-_FAST_TF32 = 77
+_ROUNDED = {"tf32": 77, "bf16": 75}
 _DEFAULT_ALGORITHM = -1
 _LARGEST_INT = 2**31 - 1
 
@@ -96,15 +96,15 @@ class Gemm:
 
     Parameters
     ----------
-    tf32 : bool
-        Round the factors of float32 products to 11 bits: several times faster, 2^-11 instead of
-        2^-24.
+    factors : "float32", "tf32" or "bf16"
+        To what the factors of float32 products are rounded: to 24, 11 or 8 bits. Sums and results
+        are float32.
     """
 
-    def __init__(self, tf32: bool = False) -> None:
+    def __init__(self, factors: str = "float32") -> None:
         import cupy
 
-        self._cupy, self._tf32 = cupy, tf32
+        self._cupy, self._factors_of_float32 = cupy, factors
         self._blas = blas = library()
         blas.cublasCreate_v2.argtypes = [c_void_p]
         blas.cublasDestroy_v2.argtypes = [c_void_p]
@@ -131,8 +131,8 @@ class Gemm:
             return other
         name = a.dtype.name
         kind, precision, _ = _TYPES[name]
-        if self._tf32 and name == "float32":
-            precision = _FAST_TF32
+        if name == "float32":
+            precision = _ROUNDED.get(self._factors_of_float32, precision)
         alpha, beta = self._factors[name]
         (m, k), n = a.shape, b.shape[1]
         (a, how_a), (b, how_b) = self._readable(a), self._readable(b)

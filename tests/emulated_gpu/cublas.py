@@ -12,8 +12,9 @@ import numpy as np
 from tests.emulated_gpu import device
 from tests.emulated_gpu.device import CudaError, Work
 
-_TYPES = {0: (np.dtype("f4"), (68, 77)), 1: (np.dtype("f8"), (70,))}
-_TF32 = 77
+_TYPES = {0: (np.dtype("f4"), (68, 75, 77)), 1: (np.dtype("f8"), (70,))}
+_BITS = {77: 11, 75: 8}
+"""Of a factor, where it is rounded."""
 INVALID, EXECUTION, UNSUPPORTED, INTERNAL = 7, 13, 15, 14
 
 
@@ -76,8 +77,8 @@ def _gemm(
 
     def run() -> None:
         left, right = (x.T if ta else x), (y.T if tb else y)
-        if compute == _TF32:
-            left, right = _rounded(left), _rounded(right)
+        if compute in _BITS:
+            left, right = (_rounded(m, _BITS[compute]) for m in (left, right))
         product = factor * np.matmul(left, right)
         z[...] = product if kept == 0 else product + kept * z
 
@@ -104,10 +105,12 @@ def _number(at: int, dtype: Any) -> Any:
     return np.frombuffer((ctypes.c_char * dtype.itemsize).from_address(at), dtype)[0]
 
 
-def _rounded(factor: Any) -> Any:
-    """To 11 bits: half of the last kept bit is added, the rest cut off."""
+def _rounded(factor: Any, kept: int) -> Any:
+    """To ``kept`` bits: half of the last one is added, the rest cut off."""
+    cut = 24 - kept
     bits = np.ascontiguousarray(factor).view(np.uint32)
-    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    mask = np.uint32((1 << 32) - (1 << cut))
+    return ((bits + np.uint32(1 << (cut - 1))) & mask).view(np.float32)
 
 
 def _guarded(function: Any) -> Any:

@@ -481,3 +481,8 @@ def test_the_whole_equivalence_suite_by_the_command_line(capsys):
     from portable_bp.cli import run
 
     assert run(["check", "--backend", "cupy"]) == 0, capsys.readouterr().out
+
+
+def test_factors_are_rounded_in_one_way():
+    with pytest.raises(ValueError, match="tf32 and bf16 round the same factors: choose one"):
+        CupyBackend(0, tf32=True, bf16=True)

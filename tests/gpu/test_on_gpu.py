@@ -376,10 +376,11 @@ def test_fused_kernels_agree_with_single_operations(where):
 
 
 @CUPY
-def test_tf32_rounds_the_factors_of_products_and_nothing_else(where):
+@pytest.mark.parametrize(("factors", "bits"), [("tf32", 11), ("bf16", 8)])
+def test_the_factors_of_products_are_rounded_and_nothing_else(where, factors, bits):
     from portable_bp_backends.cupy_backend import CupyBackend
 
-    rough = CupyBackend(where.device.id, tf32=True, persistent=False)
+    rough = CupyBackend(where.device.id, **{factors: True}, persistent=False)
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((256, 512)), rng.standard_normal((512, 256))
     found = {}
@@ -391,7 +392,7 @@ def test_tf32_rounds_the_factors_of_products_and_nothing_else(where):
             exact = a.astype(dtype).astype("float64") @ b.astype(dtype).astype("float64")
             found[backend is rough, dtype] = np.linalg.norm(got - exact) / np.linalg.norm(exact)
     assert found[False, "float32"] < 1e-6
-    assert 1e-5 < found[True, "float32"] < 2.0**-11
+    assert 2.0 ** -(bits + 5) < found[True, "float32"] < 2.0**-bits
     assert max(found[False, "float64"], found[True, "float64"]) < 1e-14
     case = Case(rough, (64, 128, 10), hidden="tanh")
     with no_fallback():
