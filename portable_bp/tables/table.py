@@ -57,7 +57,7 @@ class Table:
     (2, [[4.0], [30.0]])
     >>> table.numbers(["kind"])
     Traceback (most recent call last):
-    portable_bp.errors.DataError: pets, row 0: 'cat' in column 'kind' is not a number, ...
+    portable_bp.errors.DataError: pets, 2 problems: row 0: 'cat' in column 'kind' is not a number, ...
     """
 
     source: str

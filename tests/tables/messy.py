@@ -24,6 +24,8 @@ class Messy:
     separator : what stands between them in the file
     words : what the command has to say of it
     task : what is learnt
+    encoding : that of the file
+    write : how it is written, unless as text
     """
 
     target: str
@@ -32,6 +34,7 @@ class Messy:
     separator: str = ","
     words: tuple[str, ...] = ()
     task: str = "classification"
+    encoding: str = "utf-8"
     write: Callable[[Path, dict[str, Sequence[Any]]], Path] | None = field(default=None)
 
     def save(self, folder: Path, columns: dict[str, Sequence[Any]], name: str) -> Path:
@@ -43,7 +46,7 @@ class Messy:
         quoted = [
             [f'"{c}"' if self.separator in str(c) else str(c) for c in line] for line in lines
         ]
-        path.write_text("\n".join(map(self.separator.join, quoted)) + "\n", encoding="utf-8")
+        path.write_text("\n".join(map(self.separator.join, quoted)) + "\n", encoding=self.encoding)
         return path
 
 
@@ -152,10 +155,11 @@ TABLES: dict[str, Messy] = {
     ),
     "dates": Messy(
         "weather",
-        {"weather": "target", "date": "date", "seen": "date", "wind": "number"},
+        {"weather": "target", "date": "date", "seen": "date", "wind": "number", "Straße": "category"},
         {"weather": [("sun", "rain")[i // 5 % 2] for i in range(ROWS)], "date": _dates("%Y-%m-%d"),
-         "seen": _gaps(_dates("%d/%m/%Y 10:30"), "", 15), "wind": _measures(9)},
-        words=("day first", "cycle"),
+         "seen": _gaps(_dates("%d/%m/%Y 10:30"), "", 15), "wind": _measures(9),
+         "Straße": [("Süd", "Nord", "Öst")[i % 3] for i in range(ROWS)]},
+        words=("day first", "cycle", "Latin-1"), encoding="latin-1",
     ),
     "one bad cell": Messy(
         "y",
