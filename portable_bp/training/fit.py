@@ -34,6 +34,7 @@ from portable_bp.training.model import Model
 from portable_bp.training.options import FitOptions, check_options, check_parts
 from portable_bp.training.policy import EpochResult, FitPolicy
 from portable_bp.training.prepare import PreparedRows, learn, prepare
+from portable_bp.training.shards import ShardData, of_all
 from portable_bp.training.shared_directory import SharedDirectory
 from portable_bp.training.shares import Shares
 from portable_bp.training.step import StepPlan, step_for
@@ -81,6 +82,7 @@ def fit(
     resume: bool = False,
     parts: int | None = None,
     reduction: str = "fast",
+    shards: bool = False,
 ) -> Model:
     """Train a network by gradient descent.
 
@@ -164,6 +166,10 @@ def fit(
     reduction : {"fast", "ordered"}, default "fast"
         How the gradients of the parts are added. ``"ordered"`` adds them along a binary tree: the bits
         do not depend on the number of processes. It needs ``parts``, a power of two.
+    shards : bool, default False
+        In :func:`portable_bp.distributed`: each process hands in rows of its own (those of
+        ``validation``, too), which no other has. It brings its share of them into each batch; rows are
+        shuffled within the process.
 
     Returns
     -------
@@ -208,15 +214,16 @@ def fit(
             progress=progress,
             max_time=max_time, dtype=dtype, seed=seed, compile=compile, report_loss=report_loss,
             checkpoint=checkpoint, checkpoint_every=checkpoint_every, checkpoint_keep=checkpoint_keep,
-            resume=resume, parts=parts, reduction=reduction,
+            resume=resume, parts=parts, reduction=reduction, shards=shards,
         )  # fmt: skip
         check_parts(options, processes)
         start = None if params is None else checked_params(net, params)
         spec = learn(net.spec, X, y)
         held_out = tuple(validation) if isinstance(validation, tuple | list) else ()
         arrays = () if params is None else leaves(as_pairs(params))
-        if isinstance(backend, str) and squeezed(backend) == FASTEST:
-            backend = _quickest(net, options, _rows(X))
+    if isinstance(backend, str) and squeezed(backend) == FASTEST:
+        backend = processes.on_first(lambda: _quickest(net, options, _rows(X)))
+    with processes.agreeing():
         backend = resolve(backend, X, y, sample_weight, *held_out, *arrays)
 
     def trained() -> Model:
@@ -230,6 +237,8 @@ def fit(
                     if start is None
                     else place_params(start, backend, options.dtype)
                 )
+            if options.shards and processes.size > 1:
+                rows = of_all(rows, processes, options)
             deadline = math.inf if options.max_time is None else began + options.max_time
             policy = FitPolicy(
                 net, spec, backend, options.schedule, options.epochs, rows.data.n,
@@ -241,6 +250,7 @@ def fit(
             )  # fmt: skip
             if processes.size > 1:
                 same = _identity(net, options, rows, policy)
+                same |= {"labels": None if spec.classes is None else [*spec.classes]}
                 processes.compare(same | all_settings(backend, options, rows, begin))
             run = _by_lbfgs if options.optimizer is None else _by_steps
             return run(net, options, rows, policy, begin)
@@ -296,7 +306,7 @@ def job_of(
     """A run in steps over mini-batches, before its first step."""
     backend, rule, processes = policy.backend, options.optimizer, policy.processes
     assert rule is not None
-    shares = _shares(options, policy)
+    shares = rows.data.shards if isinstance(rows.data, ShardData) else _shares(options, policy)
     plan = StepPlan(
         net.equations, rule, net.dropout, options.seed, weighted=rows.weights is not None,
         clip_value=options.clip_value, clip_norm=options.clip_norm, report=options.report_loss,

@@ -59,6 +59,7 @@ class FitOptions:
     resume: bool
     parts: int | None
     reduction: str
+    shards: bool
 
 
 def check_options(
@@ -86,6 +87,7 @@ def check_options(
     resume: Any,
     parts: Any,
     reduction: Any,
+    shards: Any,
 ) -> FitOptions:
     """Check the arguments of ``fit``, alone and against each other, before any work.
 
@@ -132,6 +134,7 @@ def check_options(
         resume=checks.boolean("resume", resume),
         parts=None if parts is None else checks.positive_int("parts", parts),
         reduction=_reduction(reduction, parts),
+        shards=checks.boolean("shards", shards),
     )
     _check_watched(net, held, options)
     if lbfgs:
@@ -177,6 +180,8 @@ def check_parts(options: FitOptions, processes: Processes) -> None:
         )
     if (parts or size) > MOST_PARTS:
         raise ValueError(f"there can be at most {MOST_PARTS} parts; got {parts or size}")
+    if options.shards and parts is not None:
+        raise ValueError("shards=True has one part for each process: leave out parts and reduction")
     if options.optimizer is None and (size > 1 or parts is not None):
         raise ValueError(
             "optimizer='lbfgs' sees all rows in one process: it takes no parts, and cannot run in "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,6 +32,20 @@ class Parts:
     count: int
     short: bool
     ordered: bool
+
+
+class Share(Protocol):
+    """What a trainer asks of the share of its process."""
+
+    @property
+    def processes(self) -> Processes:
+        """Those that train together."""
+
+    def rows(self, order: Any) -> Any:
+        """The rows of this process in these batches."""
+
+    def columns(self, orders: Sequence[Order]) -> list[HostArray]:
+        """For each step of these epochs what the step is told of the parts of this process."""
 
 
 @dataclass(frozen=True)

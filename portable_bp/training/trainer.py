@@ -20,7 +20,7 @@ from portable_bp.backend import Backend, EagerRunner, Runner
 from portable_bp.equations.optimizers import Optimizer
 from portable_bp.training.data import Chunk, DataSource, DeviceData, Order
 from portable_bp.training.policy import EpochResult, Policy
-from portable_bp.training.shares import Shares
+from portable_bp.training.shares import Share
 
 SNAPSHOT_SECONDS, SNAPSHOT_ROWS = 0.5, 2**22
 """How much training a snapshot of the state may be behind: what an interruption can cost."""
@@ -126,7 +126,7 @@ class Trainer:
         Whole epochs done; steps done of the one after them; steps done in all.
     stopped : str or None
         Why the run has ended; None while it goes on.
-    shares : Shares or None
+    shares : Share or None
         Which rows of each batch are this process's; None for all.
     """
 
@@ -140,7 +140,7 @@ class Trainer:
     policy: Policy
     compile: bool = True
     steps: int = 0
-    shares: Shares | None = None
+    shares: Share | None = None
     recorder: Recorder = field(default_factory=NoRecorder)
 
     epoch: int = field(default=0, init=False)

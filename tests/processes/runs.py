@@ -17,6 +17,7 @@ import numpy as np
 
 import portable_bp
 from portable_bp import MLP, DivergenceError, schedules
+from portable_bp.processes import current
 
 _rng = np.random.default_rng(5)
 X = _rng.normal(size=(203, 6))
@@ -78,7 +79,26 @@ def _cases() -> Iterator[tuple[str, Callable[..., Any]]]:
                dtype="float32", batch_size=30)  # fmt: skip
 
 
-CASES = dict(_cases())
+def _shards(**options: Any) -> Any:
+    """Each process hands in rows of its own, the first one few: all together they are X."""
+    processes = current()
+    edges = [
+        0,
+        *(40 + 163 * r // max(1, processes.size - 1) for r in range(processes.size - 1)),
+        203,
+    ]
+    own = slice(*edges[processes.rank : processes.rank + 2])
+    settings = BASE | {"batch_size": None, "epochs": 6} | options
+    return portable_bp.fit(_classes(l2=1e-2), X[own], LABELS[own], shards=True, **settings)
+
+
+CASES = dict(_cases()) | {
+    "shards": _shards,
+    "shards held out": lambda **more: _shards(
+        validation=(X[current().rank :: current().size], LABELS[current().rank :: current().size]),
+        early_stopping=9, **more,
+    ),
+}  # fmt: skip
 
 
 def result(name: str, **options: Any) -> dict[str, Any]:

@@ -190,6 +190,8 @@ def test_what_comes_from_an_agreed_error_is_agreed_on(two: Processes) -> None:
         ({"optimizer": "lbfgs"}, "lbfgs.*in one process"),
         ({"reduction": "ordered"}, "reduction='ordered' needs parts, a power of two"),
         ({"reduction": "ordered", "parts": 6}, "a power of two"),
+        ({"shards": True, "parts": 2}, "shards=True has one part for each process"),
+        ({"shards": True, "sample_weight": np.ones(8)}, "shards=True cannot go with sample_weight"),
         ({"reduction": "slow"}, "reduction must be one of 'fast', 'ordered'"),
     ],
 )
