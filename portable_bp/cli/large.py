@@ -12,7 +12,9 @@ import click
 from portable_bp import datasets
 from portable_bp.backend.memory import physical_memory
 from portable_bp.cli import kinds
+from portable_bp.errors import DataError
 from portable_bp.sources.opening import SUFFIXES
+from portable_bp.tables import limits
 from portable_bp.tables.large import PreparedSource, SourceFacts, cells_of, prepare_source
 from portable_bp.tabular import Prepared
 
@@ -44,13 +46,24 @@ def loaded(
 
 
 def _stays(source: str) -> bool:
-    """Whether it is a folder or a pattern, or a file that is too large to be decoded."""
+    """Whether it is a folder or a pattern, or a file that is too large to be decoded.
+
+    What is wrong with a file is said where tables are read.
+    """
     path = Path(source)
+    if source == "digits":
+        return False
     if path.is_dir():
         return True
     if path.suffix.lower() not in SUFFIXES:
         return False
     if not path.exists():
         return glob.has_magic(source)
+    try:
+        cells, stored = cells_of(path), path.stat().st_size
+    except (DataError, ImportError, OSError):
+        return False
     memory = physical_memory()
-    return memory is not None and cells_of(path) * CELL_BYTES > SHARE * memory
+    if memory is None or cells * limits.CELL_BYTES > limits.allowed(stored):
+        return False  # more than a file of this size may hold
+    return cells * CELL_BYTES > SHARE * memory

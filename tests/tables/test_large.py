@@ -123,6 +123,26 @@ def test_train_leaves_a_large_file_where_it_is(
     assert run(capsys, "words.parquet", "--target", "y")["note"] == ""
 
 
+def test_what_is_wrong_with_a_file_is_said_as_of_a_table(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(large, "physical_memory", lambda: 1)
+    (folder / "empty.parquet").touch()
+    (folder / "no.npy").write_bytes(b"nothing")
+    promised = np.lib.format.header_data_from_array_1_0(X) | {"shape": (10**12, 3)}
+    with open(folder / "promised.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, promised)
+    for name, said in (
+        ("empty.parquet", "is empty"),
+        ("no.npy", "not a valid .npy"),
+        ("promised.npy", "promised.npy"),
+    ):
+        assert cli.run(["train", name, "--target", "0"]) == 2
+        assert said in capsys.readouterr().err
+    (folder / "digits").mkdir()
+    assert not large._stays("digits")
+
+
 def test_train_takes_a_folder_and_a_pattern(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
