@@ -313,3 +313,38 @@ def test_a_tape_notes_each_result_once() -> None:
     assert a is b
     t.output = a + 1
     assert [v.operation for v in t.values()] == ["input", "exp", "constant", "add"]
+
+
+def test_columns_of_text_dates_and_gaps_in_c(tmp_path: Path) -> None:
+    """A row has a number for each column: an index for a text, seconds for a date, NaN for a gap."""
+    n = 60
+    cells = {
+        "size": [None if i % 9 == 4 else i % 7 + 0.5 for i in range(n)],
+        "town": [("Bern", "Genf", None, "Ōsaka")[i % 4] for i in range(n)],
+        "open": [i % 3 == 0 for i in range(n)],
+        "kind": [("up", "down")[i % 2] for i in range(n)],
+    }
+    columns = {name: np.asarray(values, object) for name, values in cells.items()}
+    days = np.datetime64("2021-01-01") + 6 * np.arange(n)
+    table = datasets.Table("t", {**columns, "day": days})
+    ready = tabular.prepare_inferred(table, "kind")
+    fitted = portable_bp.fit(
+        ready.network([5]), *ready.part(ready.parts.train), epochs=20, learning_rate=0.02
+    )
+    model = tabular.TabularModel(ready.preparation, fitted)
+    export.to_c(model, tmp_path / "net.c")
+    library = compiled_c(tmp_path / "net.c")
+    row: list[Any] = []
+    for column in ready.preparation.columns:
+        values = column.read(table)
+        if isinstance(column, tabular.CategoryColumn):
+            index = {value: float(i) for i, value in enumerate(column.values)}
+            values = np.asarray([np.nan if v is None else index[v] for v in values])
+        row.append(values)
+    X = np.ascontiguousarray(np.stack(row, axis=1))
+    close(c_forward(library, "net", X, 2, "float32"), model.probabilities(table), "float32")
+    X[:, 1] = -1  # a town that training had not
+    unseen = datasets.Table("t", {**table.columns, "town": np.asarray(["Paris"] * n, object)})
+    close(c_forward(library, "net", X, 2, "float32"), model.probabilities(unseen), "float32")
+    assert '"Genf"' in (tmp_path / "net.c").read_text()
+    assert "seconds since 1970" in (tmp_path / "net.h").read_text()
