@@ -208,7 +208,8 @@ def test_a_pool_that_grows_while_it_is_captured_makes_the_graph_anew(backend):
         calls[:] = []
 
         def growing():
-            kept.append(cupy.empty(1 << 20, "float32"))
+            calls.append(None)
+            cupy.empty(len(calls) << 18, "float32")  # more each time
 
         with recorder.inside(), pytest.raises(MemoryError, match="while a graph was recorded"):
             recorder.record(growing)
