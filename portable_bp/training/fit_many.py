@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -403,9 +404,11 @@ class _Many:
 
 
 _DEFAULTS: dict[str, Any] = {
-    "callbacks": (), "progress": False, "checkpoint": None, "checkpoint_every": None,
-    "checkpoint_keep": 3, "resume": False, "parts": None, "reduction": "fast",
-}  # fmt: skip
+    name: signature(fit_one).parameters[name].default
+    for name in signature(check_options).parameters
+    if name not in ("net", "held")
+}
+"""Those of :func:`portable_bp.fit`."""
 
 
 def split_rows(n: int, share: float, seed: int) -> tuple[HostArray, HostArray]:
