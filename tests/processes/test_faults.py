@@ -32,7 +32,7 @@ ENDS = {
 }  # fmt: skip
 """Fault on process 1 of 2: the exit code of mpiexec, and what is printed."""
 
-QUICK = ("bad row", "arguments", "callback", "in a step", "kill", "SIGTERM", "nan")
+QUICK = ("bad row", "arguments", "callback", "kill", "SIGTERM")
 """Those that the default suite runs: one of each kind."""
 
 
