@@ -18,6 +18,8 @@ from portable_bp.equations.activations import Activation
 from portable_bp.equations.losses import Loss
 from portable_bp_backends.cupy_backend import CupyBackend
 
+GRAPHS = CupyBackend(0, persistent=False)
+"""One kernel for all steps has not the bits of the eager run."""
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((24, 3)).astype("float32")
 Y = RNG.standard_normal((24, 4)).astype("float32")
@@ -138,7 +140,7 @@ def outcomes(f: Function, loss: Any, batch: int | None, *, compile: bool) -> tup
         warnings.simplefilter("always")
         model = portable_bp.fit(
             net, X, Y, epochs=2, batch_size=batch, shuffle=batch is not None, seed=1,
-            backend="cupy:0", compile=compile, learning_rate=0.01,
+            backend=GRAPHS, compile=compile, learning_rate=0.01,
         )  # fmt: skip
     answers = [np.asarray(model.predict(X[i : i + 7])) for i in (0, 7, 0)]
     params = [model.backend.to_numpy(p) for p in leaves(model.params)]
@@ -172,9 +174,7 @@ def test_a_function_that_keeps_arrays_runs_eagerly(name):
     f = THAT_KEEPS_ARRAYS[name]()
     net = portable_bp.MLP([3, 4, 4], Activation(f, lambda z, a, xp: xp.ones_like(z)))
     with pytest.warns(RuntimeWarning, match="eagerly, not from a graph: it keeps an array"):
-        portable_bp.fit(
-            net, X, Y, epochs=2, batch_size=None, backend=CupyBackend(0, persistent=False)
-        )
+        portable_bp.fit(net, X, Y, epochs=2, batch_size=None, backend=GRAPHS)
 
 
 def test_a_function_that_meets_an_array_of_the_host_in_a_kernel_s_place_is_told_why():
