@@ -29,13 +29,11 @@ EMULATED = "*emulated* by `make test`; never run"
 _MET = {True: "met", False: "MISSED", None: "not timed"}
 
 _ADAPTERS = {
-    "cupy": (
-        "cupy_backend", "cupy_graph", "cupy_cublas", "cupy_fuse", "cupy_parts", "cupy_flat",
-        "cupy_beside", "_graph", "_runs", "_host",
-    ),
+    "cupy": ("cupy_*", "cupy_persistent/*", "numpy_plan/*", "_graph", "_runs", "_host"),
     "torch": ("torch_backend", "torch_graph", "torch_plan", "_graph", "_runs", "_host"),
     "jax": ("jax_backend", "jax_scan", "_runs", "_host"),
-}  # fmt: skip
+}
+"""The files of each, by pattern; the persistent kernel is written from what the NumPy plan traces."""
 
 
 def sources() -> dict[str, str]:
@@ -45,7 +43,10 @@ def sources() -> dict[str, str]:
     return {
         "equations": _fingerprint((package / "equations").glob("*.py")),
         "training": _fingerprint(core),
-        **{k: _fingerprint(adapters / f"{n}.py" for n in names) for k, names in _ADAPTERS.items()},
+        **{
+            k: _fingerprint(path for n in names for path in adapters.glob(f"{n}.py"))
+            for k, names in _ADAPTERS.items()
+        },
     }
 
 

@@ -260,3 +260,17 @@ def test_what_the_processor_took_is_shown_with_its_cores(record):
     grown = gpu_evidence.merged({**record, "cores": 16}, {"cpu": [entry]})
     assert grown["timings"] == record["timings"]
     assert "The processor of that machine, 16 cores:\n\n" in gpu_record.report(grown)
+
+
+def test_every_file_of_an_adapter_is_in_its_fingerprint():
+    room = gpu_record.ROOT / "backends" / "portable_bp_backends"
+    files = {p.relative_to(room).as_posix() for p in room.rglob("*.py")}
+    seen = {
+        path.relative_to(room).as_posix()
+        for patterns in gpu_record._ADAPTERS.values()
+        for pattern in patterns
+        for path in room.glob(f"{pattern}.py")
+    }
+    missing = {f for f in files - seen if f.startswith(("cupy", "torch_graph", "jax_", "_graph"))}
+    assert not missing
+    assert {"cupy_parts.py", "cupy_persistent/runner.py"} <= seen
