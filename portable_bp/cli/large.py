@@ -54,7 +54,7 @@ def _stays(source: str) -> bool:
     if source == "digits":
         return False
     if path.is_dir():
-        return True
+        return source != ""  # which pathlib takes for the present folder
     if path.suffix.lower() not in SUFFIXES:
         return False
     if not path.exists():

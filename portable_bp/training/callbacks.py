@@ -195,6 +195,10 @@ def shown_numbers(end: EpochEnd) -> str:
     return "  ".join(shown)
 
 
+WIDE = 105
+"""Columns of a terminal that has room for a bar beside the numbers."""
+
+
 class ProgressBar:
     """One line that grows with the epochs and shows their numbers, rows per second and the time left.
 
@@ -205,26 +209,21 @@ class ProgressBar:
 
     def __init__(self, console: Any = None) -> None:
         try:
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-            )
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.table import Column
         except ImportError as error:
             raise ImportError(
                 "a progress bar needs rich: pip install 'portable-bp[cli]'"
             ) from error
         self._bar = Progress(
             TextColumn("training"),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[numbers]}"),
             TextColumn("{task.fields[pace]}"),
-            TimeElapsedColumn(),
             console=console,
         )
+        if self._bar.console.width >= WIDE:
+            self._bar.columns = (*self._bar.columns[:1], BarColumn(16), *self._bar.columns[1:])
         self._task: Any = None
 
     def on_train_begin(self, net: MLP, epochs: int) -> None:

@@ -347,7 +347,7 @@ def test_what_is_read_all_the_same_is_told(right, case):
         (["two\nlines.csv"], ["lines.csv"]),
         (["digit"], ["'digits'"]),
         ([""], ["digits"]),
-        (["folder.csv"], ["not a file"]),
+        (["folder.csv"], ["folder.csv is a folder without"]),
         ([], ["SOURCE"]),
         (["digits", "more"], ["more"]),
         (["digits", "--backend", "numby"], ["numby", "did you mean 'numpy'"]),
