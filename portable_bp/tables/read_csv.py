@@ -7,7 +7,8 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -65,15 +66,18 @@ def read_csv(file: TextFile, header: bool | None = None) -> Table:
     )
 
 
+@dataclass(frozen=True)
 class _Places:
     """From rows to lines of the file, which is read again when somebody asks for the first time."""
 
-    def __init__(self, lines: Callable[[], list[int]]) -> None:
-        self.lines = cache(lines)
+    read: Callable[[], list[int]]
+
+    @cached_property
+    def lines(self) -> list[int]:
+        return self.read()
 
     def __call__(self, row: int) -> str:
-        lines = self.lines()
-        return f"line {lines[row]}" if row < len(lines) else f"row {row}"
+        return f"line {self.lines[row]}" if row < len(self.lines) else f"row {row}"
 
 
 def _index_columns(names: Sequence[str]) -> int:

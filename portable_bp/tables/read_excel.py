@@ -12,7 +12,7 @@ import datetime
 import io
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -65,7 +65,11 @@ def read_excel(path: Path, header: bool | None = None) -> Table:
     note = f"the first of {others + 1} sheets, {shown(sheet.title)}" if others else ""
     table = read_csv(TextFile(str(path), content, note), header)
     above = len(places) - table.rows  # the header
-    return replace(table, place=lambda row: f"row {places[row + above]} of the sheet")
+    return replace(table, place=partial(_place, places[above:]))
+
+
+def _place(rows: Sequence[int], row: int) -> str:
+    return f"row {rows[row]} of the sheet"
 
 
 def _openpyxl() -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -57,9 +58,13 @@ def read_json(file: TextFile) -> Table:
         file.name,
         columns,
         note=file.note,
-        place=lambda row: f"line {lines[row]}",
+        place=partial(_place, lines),
         text=partial(_text, {name: cells[name] for name in cells if columns[name].dtype == "V1"}),
     )
+
+
+def _place(lines: Sequence[int], row: int) -> str:
+    return f"line {lines[row]}"
 
 
 def _row(line: str) -> dict[str, Any]:
@@ -97,8 +102,8 @@ def _add(file: TextFile, columns: dict[str, list[Any]], row: dict[str, Any], pla
         column.append(_NESTED if isinstance(cell, list) else cell)
 
 
-_NESTED = object()
-"""A list or an object: nothing to learn from."""
+_NESTED: Any = ...
+"""A list or an object: nothing to learn from. (It is the same object after pickling, too.)"""
 
 
 def _column(cells: list[Any]) -> HostArray:

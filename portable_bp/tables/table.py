@@ -6,6 +6,7 @@ import difflib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -24,6 +25,17 @@ def plain_name(name: str) -> str:
 
 def _no_text(name: str) -> None:
     """The texts of a table that was not read from text."""
+
+
+def _place_of(place: Callable[[int], str], rows: HostArray, row: int) -> str:
+    return place(int(rows[row]))
+
+
+def _text_of(
+    text: Callable[[str], HostArray | None], rows: HostArray, name: str
+) -> HostArray | None:
+    whole = text(name)
+    return None if whole is None else whole[rows]
 
 
 @dataclass(frozen=True)
@@ -116,15 +128,9 @@ class Table:
         >>> part.columns["weight"].tolist(), part.place(0)
         ([7.0], 'row 2')
         """
-
-        def text(name: str) -> HostArray | None:
-            whole = self.text(name)
-            return None if whole is None else whole[rows]
-
         columns = {name: values[rows] for name, values in self.columns.items()}
-        return replace(
-            self, columns=columns, place=lambda row: self.place(int(rows[row])), text=text
-        )
+        place, text = partial(_place_of, self.place, rows), partial(_text_of, self.text, rows)
+        return replace(self, columns=columns, place=place, text=text)
 
     def column(self, name: str) -> HostArray:
         """The column of that name, without missing values.

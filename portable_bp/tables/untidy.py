@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -268,11 +269,18 @@ def _numbers_of_text(table: Table, target: str, text: HostArray, left_out: int) 
         replace(
             table,
             columns={**table.columns, target: numbers},
-            text=lambda name: text if name == target else table.text(name),
+            text=partial(_text, table.text, target, text),
         ),
         left_out,
         [reading.words] if reading.words else [],
     )
+
+
+def _text(
+    others: Callable[[str], HostArray | None], target: str, text: HostArray | None, name: str
+) -> HostArray | None:
+    """The text of a column, where that of the target has become another."""
+    return text if name == target else others(name)
 
 
 def _truths(table: Table, target: str) -> Table:
@@ -282,7 +290,7 @@ def _truths(table: Table, target: str) -> Table:
         return table
     return replace(
         table, columns={**table.columns, target: table.columns[target].astype(bool)},
-        text=lambda name: None if name == target else table.text(name),
+        text=partial(_text, table.text, target, None),
     )  # fmt: skip
 
 

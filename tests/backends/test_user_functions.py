@@ -294,7 +294,7 @@ def test_every_runner_refuses_the_same_orders(
         with pytest.raises(ValueError, match="order"):
             runner.run((x,), bad, table)
     with pytest.raises(ValueError, match="table"):
-        runner.run((x,), None, (np.ones((1, 2), "float32"),))
+        runner.run((x,), None, (np.ones((), "float32"),))
     with pytest.raises(ValueError, match="table"):
         runner.run((x,), None, ())
     assert float(runner.state[0]) == 0

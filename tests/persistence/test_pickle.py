@@ -231,6 +231,34 @@ def test_tables_and_their_models(way, tmp_path):
     loaded = way(datasets.load(str(tmp_path / "t.csv")))
     assert loaded.numbers(["b"]).tolist() == [[2.0], [4.0]]
     assert loaded.place(1) == "line 4"
+    assert way(loaded.take(np.asarray([1]))).place(0) == "line 4"
+
+
+def write_excel(path):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for row in (["a", "b"], [1, "x"], [3, "y"]):
+        book.active.append(row)
+    book.save(path)
+
+
+WRITTEN = {
+    "t.csv": lambda path: path.write_text("a,b\n1,x\n3,y\n"),
+    "t.jsonl": lambda path: path.write_text('{"a": 1, "b": "x"}\n{"a": 3, "b": "y"}\n'),
+    "t.xlsx": write_excel,
+}
+
+
+@ways
+@pytest.mark.parametrize("name", WRITTEN)
+def test_tables_of_files(way, name, tmp_path):
+    WRITTEN[name](tmp_path / name)
+    table = datasets.load(str(tmp_path / name))
+    again = way(table)
+    assert again.numbers(["a"]).tolist() == [[1.0], [3.0]]
+    assert [*again.column("b")] == ["x", "y"]
+    assert [again.place(0), again.place(1)] == [table.place(0), table.place(1)]
 
 
 @ways
