@@ -111,7 +111,7 @@ def _column(cells: list[Any]) -> HostArray:
     kinds = {*map(type, cells)}
     missing = type(None) in kinds
     kinds.discard(type(None))
-    if object in kinds or not kinds:
+    if type(_NESTED) in kinds or not kinds:
         return np.zeros(len(cells), "V1") if kinds else np.full(len(cells), np.nan)
     if kinds == {bool}:
         return np.asarray([np.nan if c is None else c for c in cells], float if missing else bool)
