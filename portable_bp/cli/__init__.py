@@ -17,7 +17,7 @@ from portable_bp.cli import shell
 
 COMMANDS = {
     "train": "Train a network on SOURCE and write the model to a file.",
-    "search": "Try many networks on SOURCE within a time and write the best to a file.",
+    "search": "Try many networks on SOURCE within a time; write the best.",
     "predict": "Predict every row of FILE with MODEL, a file that train wrote.",
     "inspect": "Show what MODEL holds: network, columns, training, scores.",
     "export": "Write MODEL, a file that train wrote, in another language.",
