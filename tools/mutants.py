@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def files(folder: Path) -> dict[Path, str]:
 
 def located(root: Path, tests: str) -> list[str]:
     """``tests`` as arguments of pytest: with the path of its file, or folder, below ``root``."""
-    name, *options = tests.split()
+    name, *options = shlex.split(tests)
     if (root / name).exists():
         return [name, *options]
     paths = [path for path in files(root / "tests") if str(path).endswith(f"/{name}")]
@@ -223,7 +224,7 @@ def main(words: Sequence[str]) -> int:
 
         # Tests that fail on sound code would notice everything.
         with ThreadPoolExecutor(WORKERS) as pool:
-            nearest = dict.fromkeys(tests.split()[0] for m in chosen for tests in m.tests)
+            nearest = dict.fromkeys(shlex.split(tests)[0] for m in chosen for tests in m.tests)
             sound = Copy(Path(folder) / "sound")
             for failed in pool.map(sound.failing, nearest):
                 if failed:
