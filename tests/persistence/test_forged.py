@@ -86,7 +86,8 @@ def spoil_metadata(metadata, rng):
     elif way == 7 and isinstance(value, list):
         parent[last] = rng.choice([value * 2, value[1:], value[::-1], [value]])
     elif way == 8 and type(value) in (int, float):
-        parent[last] = rng.choice([-value, value + 1, value - 1, float(value), value * 2**70])
+        plain = float(value) if abs(value) < 2**1000 else value
+        parent[last] = rng.choice([-value, value + 1, value - 1, plain, value * 2**70])
     else:
         for _ in range(rng.choice([1, 70])):
             parent[last] = [parent[last]]
