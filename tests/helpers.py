@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 
 from portable_bp import MLP, Backend, optimizers
 from portable_bp.backend import EagerRunner, leaves
+from portable_bp.training.checkpointing import Checkpointing
 from portable_bp.training.step import StepPlan, make_step
 
 
@@ -21,6 +23,26 @@ def jax_64_bits(on: bool) -> AbstractContextManager[Any]:
     switch: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
     context: AbstractContextManager[Any] = switch(on)
     return context
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process between two steps."""
+
+
+@contextmanager
+def killed_after(steps: int) -> Iterator[None]:
+    """The run in the block ends there, once the checkpoint after so many steps is written."""
+    save = Checkpointing.save
+
+    def dying(self: Any, trainer: Any, final: bool = False) -> None:
+        save(self, trainer, final)
+        if trainer.steps == steps:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpointing, "save", dying)
+        with pytest.raises(Killed):
+            yield
 
 
 def same_bits(a: Any, b: Any) -> None:

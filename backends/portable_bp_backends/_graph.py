@@ -111,7 +111,23 @@ class _Program:
         return int(self.table[0].shape[0])
 
 
-class GraphRunner(ReplayRunner):
+class RecordedRunner(ReplayRunner):
+    """One whose state and programs lie on the device of a recorder."""
+
+    _recorder: Recorder
+    _state: Tree
+    _programs: Any
+
+    def _copied(self) -> Tree:
+        with self._backend.scope(), self._recorder.outside():
+            return map_leaves(self._backend.copy, self._state)
+
+    def _forget(self) -> None:
+        self._recorder.synchronize()
+        self._programs.clear()
+
+
+class GraphRunner(RecordedRunner):
     """Runs steps from graphs, see :class:`portable_bp.backend.Runner`.
 
     Before a graph is used its replay is compared with the eager step, bit for bit. A step
@@ -128,14 +144,6 @@ class GraphRunner(ReplayRunner):
         with backend.scope(), recorder.inside():
             self._state = recorder.copied(state)
         self._programs: OrderedDict[Any, _Program] = OrderedDict()
-
-    def _copied(self) -> Tree:
-        with self._backend.scope(), self._recorder.outside():
-            return map_leaves(self._backend.copy, self._state)
-
-    def _forget(self) -> None:
-        self._recorder.synchronize()
-        self._programs.clear()
 
     # How a run goes
 

@@ -14,14 +14,14 @@ from rich.console import Console
 from portable_bp.cli import shell
 from portable_bp.datasets import Table
 from portable_bp.tables.kinds import Kind
-from portable_bp.tabular import KINDS, Prepared, Treatment, prepare, prepare_inferred
+from portable_bp.tabular import KINDS, TASKS, Prepared, Treatment, prepare, prepare_inferred
 
 MOST_COLUMNS = 40
 """So many columns are told; the JSON report has all."""
 
 
 def options(command: Any) -> Any:
-    """The options ``--columns``, ``--kind`` and ``--strict``."""
+    """The options that say which columns are learnt, and what they are."""
     for option in (
         click.option("--strict", is_flag=True, help="Take numbers alone, as they are: refuse text "
                      "among the features, missing values, dates."),
@@ -29,6 +29,12 @@ def options(command: Any) -> Any:
                      f"{', '.join(KINDS)}; may be repeated."),
         click.option("--columns", type=click.Path(path_type=Path), metavar="FILE",
                      help="A JSON or TOML file with such kinds by the names of columns."),
+        click.option("--drop", metavar="COLUMN", multiple=True, help="Leave out a column; may be "
+                     "repeated."),
+        click.option("--task", type=click.Choice(TASKS), help="Kind of target.  [default: inferred "
+                     "from the column]"),
+        click.option("--target", metavar="COLUMN", help="The column to predict.  [default: digit of "
+                     "the digits, y of an .npz file, the last column of an .npy file]"),
     ):  # fmt: skip
         command = option(command)
     return command

@@ -14,10 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
-from portable_bp import tabular
 from portable_bp.backend import Backend
 from portable_bp.cli import large, shell
-from portable_bp.cli.kinds import options as kinds_options
+from portable_bp.cli.kinds import options as columns_options
 from portable_bp.cli.report import print_setup, print_summary
 from portable_bp.cli.train import choose, made_of
 from portable_bp.mlp import MLP
@@ -55,22 +54,14 @@ class Candidate(NamedTuple):
 @click.argument("source", shell_complete=shell.complete_source)
 @shell.header_option
 @shell.query_option
-@click.option("--target", metavar="COLUMN", help="The column to predict.  [default: digit of the "
-              "digits, y of an .npz file, the last column of an .npy file]")  # fmt: skip
-@click.option("--task", type=click.Choice(tabular.TASKS), help="Kind of target.  [default: "
-              "inferred from the column]")  # fmt: skip
-@click.option(
-    "--drop", metavar="COLUMN", multiple=True, help="Leave out a column; may be repeated."
-)
-@kinds_options
+@columns_options
 @click.option("--time", "seconds", type=click.FloatRange(min=0, min_open=True), default=60.0,
               help="Seconds to search for; the last round may be cut short.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1), default=0,
               help="Seed of the candidates, the split and the training.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
 @shell.backend_option("Where to train: auto, numpy, cupy, cupy:1, torch, torch:cuda, jax, ...")
-@click.option("--test-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
-              help="Share of the rows held out for the test.")  # fmt: skip
+@shell.test_share_option
 @click.option("--output", type=click.Path(path_type=Path), default=Path("model.safetensors"),
               help="Write the best model to this file.")  # fmt: skip
 @shell.json_option

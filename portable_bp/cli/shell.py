@@ -199,6 +199,13 @@ def backend_option(help: str) -> Decorator:
     )
 
 
+test_share_option = click.option(
+    "--test-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    help="Share of the rows held out for the test.",
+)
+
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
 json_option = click.option(

@@ -13,11 +13,11 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from portable_bp import datasets, tabular
+from portable_bp import datasets
 from portable_bp.backend import Backend
 from portable_bp.backend.registry import choose_auto, get_backend
 from portable_bp.cli import large, plot, shell
-from portable_bp.cli.kinds import options as kinds_options
+from portable_bp.cli.kinds import options as columns_options
 from portable_bp.cli.report import evaluate, print_setup, print_summary
 from portable_bp.equations.activations import ACTIVATIONS
 from portable_bp.equations.optimizers import OPTIMIZERS
@@ -56,14 +56,7 @@ class Widths(click.ParamType):  # type: ignore[type-arg]  # click 8.1 to 8.3: no
 @click.argument("source", shell_complete=shell.complete_source)
 @shell.header_option
 @shell.query_option
-@click.option("--target", metavar="COLUMN", help="The column to predict.  [default: digit of the "
-              "digits, y of an .npz file, the last column of an .npy file]")  # fmt: skip
-@click.option("--task", type=click.Choice(tabular.TASKS), help="Kind of target.  [default: "
-              "inferred from the column]")  # fmt: skip
-@click.option(
-    "--drop", metavar="COLUMN", multiple=True, help="Leave out a column; may be repeated."
-)
-@kinds_options
+@columns_options
 @click.option("--hidden", type=Widths(), default="128,64", help="Widths of the hidden layers; none "
               "for a linear model.")  # fmt: skip
 @click.option("--activation", type=click.Choice(sorted(ACTIVATIONS)), default="relu",
@@ -86,8 +79,7 @@ class Widths(click.ParamType):  # type: ignore[type-arg]  # click 8.1 to 8.3: no
               help="Seed of initial weights, split, order of rows and dropout.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
 @shell.backend_option("Where to train: auto, numpy, cupy, cupy:1, torch, torch:cuda, jax, ...")
-@click.option("--test-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
-              help="Share of the rows held out for the test.")  # fmt: skip
+@shell.test_share_option
 @click.option("--output", type=click.Path(path_type=Path), default=Path("model.safetensors"),
               help="Write the model to this file.")  # fmt: skip
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Plot the history of "

@@ -28,12 +28,10 @@ from portable_bp.inputs.transfer import to_host
 class _Ensemble(BaseEstimator):
     """What both kinds share."""
 
-    estimator: Any
-    n_estimators: int
-    bootstrap: bool
-    oob_score: bool
-    random_state: Any
     n_features_in_: int
+
+    _method: ClassVar[str]
+    """What gives the outputs of a member."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimator": [BaseMLP, None],
@@ -42,6 +40,21 @@ class _Ensemble(BaseEstimator):
         "oob_score": ["boolean"],
         "random_state": ["random_state"],
     }
+
+    def __init__(
+        self,
+        estimator: Any = None,
+        n_estimators: int = 10,
+        *,
+        bootstrap: bool = False,
+        oob_score: bool = False,
+        random_state: Any = None,
+    ) -> None:
+        self.estimator = estimator
+        self.n_estimators = n_estimators
+        self.bootstrap = bootstrap
+        self.oob_score = oob_score
+        self.random_state = random_state
 
     def _default(self) -> Any:
         raise NotImplementedError
@@ -78,17 +91,18 @@ class _Ensemble(BaseEstimator):
             self._score_oob(X, y, np.stack(weights) == 0)
         return self
 
-    def _mean(self, method: str, X: Any, called: str) -> Any:
-        """The mean of what a method of the members gives, where X lives."""
+    def _outputs(self, X: Any) -> list[Any]:
+        return [getattr(member, self._method)(X) for member in self.estimators_]
+
+    def _predicted(self, X: Any, called: str) -> list[Any]:
+        """The outputs of each member, where X lives."""
         check_is_fitted(self)
         check_home(self, home_of(self.estimators_[0].coefs_[0]), home_of(X), called)
-        outputs = [getattr(member, method)(X) for member in self.estimators_]
-        with home_of(outputs[0]).scope():
-            return reduce(operator.add, outputs) / len(outputs)
+        return self._outputs(X)
 
     def _score_oob(self, X: Any, y: Any, unseen: HostArray) -> None:
         """The score of each row by the networks that were trained without it."""
-        outputs = np.stack([to_host(self._member_outputs(m, X)) for m in self.estimators_])
+        outputs = np.stack([to_host(own) for own in self._outputs(X)])
         counts = unseen.sum(axis=0)
         share = unseen / np.maximum(counts, 1)
         mean = np.einsum("mn,mn...->n...", share, outputs)
@@ -96,9 +110,6 @@ class _Ensemble(BaseEstimator):
         if not rows.any():
             raise ValueError("every network has seen every row: use more n_estimators")
         self._set_oob(mean, to_host(y), rows)
-
-    def _member_outputs(self, member: Any, X: Any) -> Any:
-        raise NotImplementedError
 
     def _set_oob(self, mean: HostArray, y: HostArray, rows: HostArray) -> None:
         raise NotImplementedError
@@ -109,6 +120,11 @@ class _Ensemble(BaseEstimator):
         tags.input_tags, tags.target_tags = base.input_tags, base.target_tags
         tags.array_api_support = base.array_api_support
         return tags
+
+
+def _mean(outputs: list[Any]) -> Any:
+    with home_of(outputs[0]).scope():
+        return reduce(operator.add, outputs) / len(outputs)
 
 
 class MLPEnsembleClassifier(ClassifierMixin, _Ensemble):
@@ -150,20 +166,7 @@ class MLPEnsembleClassifier(ClassifierMixin, _Ensemble):
     ((2, 3), True)
     """
 
-    def __init__(
-        self,
-        estimator: MLPClassifier | None = None,
-        n_estimators: int = 10,
-        *,
-        bootstrap: bool = False,
-        oob_score: bool = False,
-        random_state: Any = None,
-    ) -> None:
-        self.estimator = estimator
-        self.n_estimators = n_estimators
-        self.bootstrap = bootstrap
-        self.oob_score = oob_score
-        self.random_state = random_state
+    _method = "predict_proba"
 
     def _default(self) -> MLPClassifier:
         return MLPClassifier()
@@ -197,7 +200,7 @@ class MLPEnsembleClassifier(ClassifierMixin, _Ensemble):
         p : array of shape (n_samples, n_classes)
             In the library and on the device of X.
         """
-        return self._mean("predict_proba", X, "predict_proba")
+        return _mean(self._predicted(X, "predict_proba"))
 
     def predict(self, X: Any) -> Any:
         """The class of the highest mean probability.
@@ -211,7 +214,7 @@ class MLPEnsembleClassifier(ClassifierMixin, _Ensemble):
         y : array of shape (n_samples,) or (n_samples, n_labels)
             In the library and on the device of X; labels that are text come in NumPy.
         """
-        p = self._mean("predict_proba", X, "predict")
+        p = _mean(self._predicted(X, "predict"))
         return self.estimators_[0].from_probabilities(p)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -232,9 +235,6 @@ class MLPEnsembleClassifier(ClassifierMixin, _Ensemble):
         """
         true, predicted = to_host(y), to_host(self.predict(X))
         return float(accuracy_score(true, predicted, sample_weight=sample_weight))
-
-    def _member_outputs(self, member: Any, X: Any) -> Any:
-        return member.predict_proba(X)
 
     def _set_oob(self, mean: HostArray, y: HostArray, rows: HostArray) -> None:
         self.oob_decision_function_ = np.where(rows[:, None], mean, np.nan)
@@ -279,20 +279,7 @@ class MLPEnsembleRegressor(RegressorMixin, _Ensemble):
     True
     """
 
-    def __init__(
-        self,
-        estimator: MLPRegressor | None = None,
-        n_estimators: int = 10,
-        *,
-        bootstrap: bool = False,
-        oob_score: bool = False,
-        random_state: Any = None,
-    ) -> None:
-        self.estimator = estimator
-        self.n_estimators = n_estimators
-        self.bootstrap = bootstrap
-        self.oob_score = oob_score
-        self.random_state = random_state
+    _method = "predict"
 
     def _default(self) -> MLPRegressor:
         return MLPRegressor()
@@ -330,14 +317,14 @@ class MLPEnsembleRegressor(RegressorMixin, _Ensemble):
         std : array of the same shape
             The standard deviation over the networks, with ``return_std``.
         """
-        mean = self._mean("predict", X, "predict")
+        outputs = self._predicted(X, "predict")
+        mean = _mean(outputs)
         if not return_std:
             return mean
         home = home_of(mean)
         with home.scope():
-            apart = [member.predict(X) - mean for member in self.estimators_]
-            variance = reduce(operator.add, [d * d for d in apart]) / len(apart)
-            return mean, home.xp.sqrt(variance)
+            apart = [own - mean for own in outputs]
+            return mean, home.xp.sqrt(_mean([d * d for d in apart]))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R squared.
@@ -356,9 +343,6 @@ class MLPEnsembleRegressor(RegressorMixin, _Ensemble):
             At most 1.
         """
         return float(r2_score(to_host(y), to_host(self.predict(X)), sample_weight=sample_weight))
-
-    def _member_outputs(self, member: Any, X: Any) -> Any:
-        return member.predict(X)
 
     def _set_oob(self, mean: HostArray, y: HostArray, rows: HostArray) -> None:
         some = rows.reshape(-1, *(1,) * (mean.ndim - 1))

@@ -110,13 +110,10 @@ def joined() -> Processes:
             "this thread is not the one that entered portable_bp.distributed: the processes train "
             "one network at a time. Inside it use n_jobs=1"
         )
-    owner = os.environ.get(MARK)
-    if owner is not None and owner != str(os.getpid()):
-        raise RuntimeError(
-            f"this process is a child of process {owner}, which is in portable_bp.distributed: n_jobs "
-            "> 1 inside it would start a training beside the one that its processes share. Use n_jobs=1 "
-            "inside, or n_jobs outside without portable_bp.distributed"
-        )
+    _refuse_children(
+        "n_jobs > 1 inside it would start a training beside the one that its processes share. Use "
+        "n_jobs=1 inside, or n_jobs outside without portable_bp.distributed"
+    )
     launcher = launched()
     if _current is ALONE and launcher is not None and not _warned:
         _warned = True
@@ -157,11 +154,15 @@ def _check(engine: str, timeout: float) -> None:
         raise RuntimeError(
             "this program is in portable_bp.distributed already: one block is enough"
         )
+    _refuse_children("it has no part in its messages")
+
+
+def _refuse_children(why: str) -> None:
+    """Raise in a process that one within the block has started."""
     owner = os.environ.get(MARK)
     if owner is not None and owner != str(os.getpid()):
         raise RuntimeError(
-            f"this process is a child of process {owner}, which is in portable_bp.distributed: it has "
-            "no part in its messages"
+            f"this process is a child of process {owner}, which is in portable_bp.distributed: {why}"
         )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from portable_bp._typing import HostArray
+from portable_bp.sources.parquet import pandas_index
 from portable_bp.tables.limits import CELL_BYTES
 from portable_bp.tables.table import DataError, Table, plain_name, shown, some
 
@@ -52,18 +51,6 @@ def check_names(source: str, names: Sequence[str]) -> None:
         raise DataError(
             f"{source}: names that several columns have: {some(twice, 10)}; rename them"
         )
-
-
-def pandas_index(metadata: Mapping[bytes, bytes], names: Sequence[str]) -> set[str]:
-    """The columns that hold an index that pandas stored."""
-    index = {name for name in names if re.fullmatch(r"__index_level_\d+__", name)}
-    try:
-        stored = json.loads(metadata.get(b"pandas", b"{}"))["index_columns"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return index  # written by something else
-    if isinstance(stored, list):
-        index |= {name for name in stored if isinstance(name, str)} & {*names}
-    return index
 
 
 def column_kind(types: ModuleType, kind: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from portable_bp._typing import HostArray
-from portable_bp.tables.cells import MISSING, NUMBER
+from portable_bp.tables.cells import MISSING
 
 Notation: TypeAlias = Literal["point", "comma", "day first", "month first", ""]
 """Which mark parts the fraction of a number; which comes first in a date with slashes."""
@@ -137,11 +137,6 @@ def read_numbers(counts: Mapping[str, int], notation: Notation | None = None) ->
         *(["percent signs"] if True in percents else []),
     ]
     return Reading(values, "comma" if chosen == "comma" else "point", ", ".join(words))
-
-
-def is_plain_number(cell: str) -> bool:
-    """Whether a cell is a number as programs write it."""
-    return NUMBER.fullmatch(cell) is not None
 
 
 def truths_of(cells: Iterable[str]) -> dict[str, float] | None:

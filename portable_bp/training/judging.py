@@ -60,10 +60,22 @@ class ValidationSet(NamedTuple):
         by_row, outputs = blocks.losses_and_outputs(
             backend, equations, params, self.X, self.y, processes
         )
-        loss = blocks.mean_loss(by_row, self.weights)
-        finite = math.isfinite(loss)
-        doubt = None if finite else validation_loss_message(by_row, self.weights, epoch)
-        return Judged(loss, metric(equations.loss, outputs, self.y, self.weights), doubt)
+        return judgement(equations, by_row, outputs, self.y, self.weights, epoch)
+
+
+def judgement(
+    equations: Equations,
+    by_row: HostArray,
+    outputs: HostArray,
+    y: HostArray,
+    weights: HostArray | None,
+    epoch: int,
+) -> Judged:
+    """What the losses and the outputs of all held-out rows say."""
+    loss = blocks.mean_loss(by_row, weights)
+    finite = math.isfinite(loss)
+    doubt = None if finite else validation_loss_message(by_row, weights, epoch)
+    return Judged(loss, metric(equations.loss, outputs, y, weights), doubt)
 
 
 def validation_loss_message(

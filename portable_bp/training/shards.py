@@ -17,8 +17,7 @@ from portable_bp.equations.network import Equations
 from portable_bp.processes import ALONE, Processes
 from portable_bp.training import blocks
 from portable_bp.training.data import Chunk, DataSource, Order
-from portable_bp.training.judging import Judged, ValidationSet, validation_loss_message
-from portable_bp.training.metrics import metric
+from portable_bp.training.judging import Judged, ValidationSet, judgement
 from portable_bp.training.options import FitOptions
 from portable_bp.training.prepare import PreparedRows
 from portable_bp.training.shares import Parts
@@ -181,13 +180,14 @@ class ShardHeld:
         own = self._own
         found = blocks.losses_and_outputs(backend, equations, params, own.X, own.y)
         losses, outputs = zip(*processes.gather(found), strict=True)
-        by_row = np.concatenate(losses)
-        loss = blocks.mean_loss(by_row, self._weights)
-        doubt = None
-        if not math.isfinite(loss):
-            doubt = validation_loss_message(by_row, self._weights, epoch)
-        score = metric(equations.loss, np.concatenate(outputs), self._y, self._weights)
-        return Judged(loss, score, doubt)
+        return judgement(
+            equations,
+            np.concatenate(losses),
+            np.concatenate(outputs),
+            self._y,
+            self._weights,
+            epoch,
+        )
 
 
 def of_all(rows: PreparedRows, processes: Processes, options: FitOptions) -> PreparedRows:

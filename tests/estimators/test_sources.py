@@ -13,7 +13,8 @@ import pytest
 from portable_bp import sources
 from portable_bp.errors import DataError
 from portable_bp.estimators import MLPClassifier, MLPRegressor
-from portable_bp.training import checkpointing, source_rows
+from portable_bp.training import source_rows
+from tests.helpers import killed_after
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -112,25 +113,12 @@ def test_rows_to_judge_by() -> None:
     np.testing.assert_allclose(mine_r2.validation_scores_, r2.validation_scores_, rtol=1e-9)
 
 
-class Killed(Exception):
-    """Stands for whatever ends a process between two steps."""
-
-
-def test_a_run_goes_on_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     whole = regressor(early_stopping=True).fit(source(Y))
-    save = checkpointing.Checkpointing.save
-
-    def dying(self: Any, trainer: Any, final: bool = False) -> None:
-        save(self, trainer, final)
-        if trainer.steps == 23:
-            raise Killed
-
-    monkeypatch.setattr(checkpointing.Checkpointing, "save", dying)
-    with pytest.raises(Killed):
+    with killed_after(23):
         regressor(early_stopping=True).fit(
             source(Y), checkpoint=tmp_path / "run", checkpoint_every=1
         )
-    monkeypatch.setattr(checkpointing.Checkpointing, "save", save)
     again = regressor(early_stopping=True).fit(source(Y), checkpoint=tmp_path / "run", resume=True)
     same(again, whole)
     assert again.validation_scores_ == whole.validation_scores_

@@ -17,8 +17,8 @@ from portable_bp.backend import Runner
 from portable_bp.estimators import MLPClassifier, MLPRegressor
 from portable_bp.sources.npy import Matrix
 from portable_bp.training import data, source_rows
-from portable_bp.training.checkpointing import Checkpointing
 from portable_bp_backends.numpy_backend import NumpyBackend
+from tests.helpers import killed_after
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -180,21 +180,6 @@ def test_a_memory_map_that_does_not_fit_in_memory_is_read_in_windows(
     assert read == []
 
 
-class Killed(Exception):
-    """Stands for whatever ends a process between two steps."""
-
-
-def kill_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    save = Checkpointing.save
-
-    def dying(self: Any, trainer: Any, final: bool = False) -> None:
-        save(self, trainer, final)
-        if trainer.steps == steps:
-            raise Killed
-
-    monkeypatch.setattr(Checkpointing, "save", dying)
-
-
 RUNS: dict[str, dict[str, Any]] = {
     "adam": {},
     "dropout": {"dropout": 0.3, "validation": HELD},
@@ -208,15 +193,13 @@ RUNS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("steps", [4, 12])
 def test_a_killed_run_goes_on_to_the_same_bits(
-    door: Any, name: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    door: Any, name: str, steps: int, tmp_path: Path
 ) -> None:
     """In the middle of the first epoch of six steps, and at the end of the second."""
     whole = door(**RUNS[name])
     saved = {"checkpoint": tmp_path, "checkpoint_every": 4, **RUNS[name]}
-    with monkeypatch.context() as patch:
-        kill_after(patch, steps)
-        with pytest.raises(Killed):
-            door(**saved)
+    with killed_after(steps):
+        door(**saved)
     with pytest.raises(portable_bp.CheckpointError, match="pass resume=True"):
         door(**saved)
     same(door(**saved, resume=True), whole)
@@ -228,7 +211,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
 @pytest.mark.parametrize("rate", ["invscaling", "adaptive"])
 @pytest.mark.parametrize("random_state", [0, None])
 def test_what_is_scikit_learns_own_goes_on_too(
-    solver: str, rate: str, random_state: int | None, tmp_path: Path, monkeypatch: Any
+    solver: str, rate: str, random_state: int | None, tmp_path: Path
 ) -> None:
     """Its named rates, its fraction held out, and a generator without a seed."""
     labels = (Y > 0).astype(int)
@@ -240,10 +223,8 @@ def test_what_is_scikit_learns_own_goes_on_too(
             validation_fraction=0.3, tol=0.1, dropout=0.1,
         )  # fmt: skip
 
-    with monkeypatch.context() as patch:
-        kill_after(patch, 8)  # two epochs of four steps
-        with pytest.raises(Killed):
-            make().fit(X, labels, checkpoint=tmp_path)
+    with killed_after(8):  # two epochs of four steps
+        make().fit(X, labels, checkpoint=tmp_path)
     np.random.seed(5)  # noqa: NPY002  # the generator that scikit-learn draws from without a seed
     again = make().fit(X, labels, checkpoint=tmp_path, resume=True)
     assert np.random.randint(10**9) == np.random.RandomState(5).randint(10**9)  # noqa: NPY002

@@ -22,8 +22,8 @@ from portable_bp.backend import leaves
 from portable_bp.errors import CheckpointError, DataError
 from portable_bp.sources.protocol import Described
 from portable_bp.training import source_rows
-from portable_bp.training.checkpointing import Checkpointing
 from portable_bp.training.source_blocks import BlockReader
+from tests.helpers import killed_after
 
 N, WIDTH = 503, 5
 X = np.random.default_rng(0).standard_normal((N, WIDTH)).astype("float32")
@@ -216,26 +216,11 @@ def test_lbfgs_adds_up_over_windows() -> None:
 # --- going on -----------------------------------------------------------------------------------
 
 
-class Killed(Exception):
-    """Stands for whatever ends a process between two steps."""
-
-
 @pytest.mark.parametrize("steps", [1, 4, 13, 15, 16, 17, 33])
-def test_a_run_goes_on_from_any_step_with_the_same_bits(
-    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_from_any_step_with_the_same_bits(steps: int, tmp_path: Path) -> None:
     whole = trained(blocky(), validation=0.2)
-    save = Checkpointing.save
-
-    def dying(self: Any, trainer: Any, final: bool = False) -> None:
-        save(self, trainer, final)
-        if trainer.steps == steps:
-            raise Killed
-
-    monkeypatch.setattr(Checkpointing, "save", dying)
-    with pytest.raises(Killed):
+    with killed_after(steps):
         trained(blocky(), validation=0.2, checkpoint=tmp_path / "run", checkpoint_every=1)
-    monkeypatch.setattr(Checkpointing, "save", save)
     assert streams() == []
     with pytest.raises(CheckpointError, match="another run: its data"):
         trained(blocky(25), validation=0.2, checkpoint=tmp_path / "run", resume=True)

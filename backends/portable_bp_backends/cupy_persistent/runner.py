@@ -15,8 +15,8 @@ import numpy as np
 from portable_bp._cache import Recent
 from portable_bp._typing import Array, HostArray, Step, Tree
 from portable_bp.backend import Backend, EagerRunner, Runner, extend, leaves, map_leaves
-from portable_bp_backends._graph import GraphRunner
-from portable_bp_backends._runs import CannotReplayError, NotWorthItError, ReplayRunner
+from portable_bp_backends._graph import GraphRunner, RecordedRunner
+from portable_bp_backends._runs import CannotReplayError, NotWorthItError
 from portable_bp_backends.cupy_graph import CupyRecorder
 from portable_bp_backends.cupy_persistent.source import NAME, Kernel, kernel
 from portable_bp_backends.numpy_plan.trace import trace_step
@@ -100,7 +100,7 @@ def by_size(order: HostArray | None) -> Iterator[tuple[slice, HostArray | None]]
         yield slice(first, last), order[first:last, : sizes[first]]
 
 
-class PersistentRunner(ReplayRunner):
+class PersistentRunner(RecordedRunner):
     """Runs many steps in one launch, see :class:`portable_bp.backend.Runner`.
 
     Before a kernel is used it is proved on the first steps of the run. How it changes each array of
@@ -141,10 +141,6 @@ class PersistentRunner(ReplayRunner):
 
         return map_leaves(view, form)
 
-    def _copied(self) -> Tree:
-        with self._backend.scope(), self._recorder.outside():
-            return map_leaves(self._backend.copy, self._state)
-
     def _another(self, state: Tree) -> Runner:
         return GraphRunner(self._backend, self._step, state, self._recorder)
 
@@ -160,10 +156,6 @@ class PersistentRunner(ReplayRunner):
         ]
         with self._backend.scope():
             return map_leaves(lambda *losses: self._cupy.concatenate(losses), *parts)
-
-    def _forget(self) -> None:
-        self._recorder.synchronize()
-        self._programs.clear()
 
     def _replay(
         self,
